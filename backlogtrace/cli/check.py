@@ -1,0 +1,127 @@
+"""`backlogtrace check`: CI regression over fixtures.
+
+Knows how results are listed and what the exit code says. Refuses to know how a fixture is compared.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from backlogtrace.cli.app import CONTEXT
+from backlogtrace.report.safe import safe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from backlogtrace.cli.fixtures import Result
+
+_SHOWN = 30
+_CELL = 44
+
+
+@click.command(context_settings=CONTEXT, short_help="Compare fixtures with what analyze prints (CI).")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--update", is_flag=True, help="Write what analyze prints now to expected.jsonl.")
+@click.option("--junit", "junit_file", metavar="FILE", help="Write a JUnit XML report to FILE.")
+@click.option("--github", is_flag=True, help="Print ::error lines for GitHub Actions.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 256), metavar="N", help="Processes [default: one per CPU]."
+)
+def check(
+    paths: tuple[str, ...],
+    *,
+    update: bool,
+    junit_file: str | None,
+    github: bool,
+    jobs: int | None,
+) -> int:
+    """Compare fixtures with what analyze prints for them today.
+
+    Runs every folder below the PATHs (default: fixtures) that holds a capture. A folder with
+    expected.jsonl is compared row by row with `analyze -T jsonl`; one with truth.jsonl with what a real
+    kernel did. Exits with 1 when something differs, with 3 when a capture cannot be read.
+    """
+    from backlogtrace.cli.fixtures import find, run_all
+    from backlogtrace.cli.output import opened
+
+    found = find(paths or ("fixtures",))
+    results = list(run_all(found, jobs or os.cpu_count() or 1, update=update))
+    _print(results, update=update)
+    if junit_file is not None:
+        from backlogtrace.cli.ci import junit
+
+        with opened(junit_file, []) as out:
+            out.write(junit(results))
+    if github:
+        from backlogtrace.cli import ci
+
+        click.echo("".join(ci.github(results)), nl=False)
+    if any(result.unreadable for result in results):
+        return 3
+    return 1 if any(result.failed for result in results) else 0
+
+
+def _print(results: Sequence[Result], *, update: bool) -> None:
+    failed = [result for result in results if result.failed]
+    if failed:
+        rows = [("fixture", "where", "expected", "got")]
+        rows += [_failure(result) for result in failed[:_SHOWN]]
+        _table(rows)
+        if len(failed) > _SHOWN:
+            click.echo(f"... and {len(failed) - _SHOWN} more fixtures")
+        click.echo()
+    truth = [result for result in results if result.layout == "truth"]
+    if truth:
+        _scores(truth)
+    packets = sum(result.packets for result in results)
+    click.echo(f"{len(results)} fixtures, {packets:,} packets compared: {len(failed) or 'none'} failed")
+    if update:
+        for result in results:
+            if result.updated:
+                click.echo(f"updated {safe(str(result.folder / 'expected.jsonl'))}")
+
+
+def _failure(result: Result) -> tuple[str, str, str, str]:
+    name = safe(_name(result.folder))
+    if result.error:
+        return name, safe(result.error, 300), "", ""
+    first = result.differences[0]
+    more = result.count - result.explained - 1
+    where = first.where + (f" (+{more} more)" if more else "")
+    return name, safe(where), safe(first.expected, _CELL), safe(first.actual, _CELL)
+
+
+def _name(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _scores(results: Sequence[Result]) -> None:
+    """Scenarios, packets and differences per kernel and per family of scenarios."""
+    for title, names in (
+        ("kernel", [result.folder.parent.name for result in results]),
+        ("family", [result.folder.name.rpartition("-")[0] or result.folder.name for result in results]),
+    ):
+        rows = [(title, "scenarios", "packets", "differences", "explained", "agreement")]
+        for name in sorted(set(names)):
+            group = [result for result, its in zip(results, names, strict=True) if its == name]
+            packets, differing = sum(r.packets for r in group), sum(r.count for r in group)
+            explained = sum(r.explained for r in group)
+            share = f"{100 * (1 - differing / packets):.3f} %" if packets else "-"
+            rows.append((safe(name), str(len(group)), str(packets), str(differing), str(explained), share))
+        _table(rows)
+        click.echo()
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns separated by two blanks; numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if cell[:1].isdigit() and column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())

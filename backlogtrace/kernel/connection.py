@@ -1,0 +1,141 @@
+"""A connection that is no request any more: a child in or after the accept queue, and TIME_WAIT.
+
+Follows just as much of its life as the listen path needs: whether its 4-tuple is still taken, and
+by what. Knows no data, no windows, no congestion control.
+
+Sources: net/ipv4/tcp_input.c (tcp_validate_incoming, tcp_rcv_state_process),
+net/ipv4/tcp_minisocks.c (tcp_timewait_state_process).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backlogtrace.kernel import outcomes as out
+from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq, seq_after
+
+if TYPE_CHECKING:
+    from backlogtrace.kernel.listener import ListenSocket
+    from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.kernel.stack import Stack
+    from backlogtrace.segment import Segment
+
+TIMEWAIT_NS = 60_000_000_000
+_CHALLENGE_NS = 500_000_000  # tcp_invalid_ratelimit default
+
+
+class Child:
+    """A full socket made by the listener."""
+
+    __slots__ = (
+        "accepted",
+        "dead",
+        "fin_seq_in",
+        "fin_seq_out",
+        "key",
+        "last_challenge",
+        "listener",
+        "server_closed_first",
+        "ts_recent",
+    )
+
+    def __init__(self, key: bytes, listener: ListenSocket, ts_recent: int) -> None:
+        self.key = key
+        self.listener = listener
+        self.ts_recent = ts_recent
+        self.accepted = False
+        self.dead = False
+        self.fin_seq_in: int | None = None
+        """Sequence number after the client's FIN."""
+        self.fin_seq_out: int | None = None
+        """Sequence number after the server's FIN."""
+        self.server_closed_first = False
+        self.last_challenge: int | None = None
+
+
+class TimeWait:
+    """A 4-tuple in TIME_WAIT."""
+
+    __slots__ = ("key", "last_ack", "rcv_nxt", "ts_recent", "until")
+
+    def __init__(self, key: bytes, rcv_nxt: int, ts_recent: int, now_ns: int) -> None:
+        self.key = key
+        self.rcv_nxt = rcv_nxt
+        self.ts_recent = ts_recent
+        self.until = now_ns + TIMEWAIT_NS
+        self.last_ack: int | None = None
+
+
+def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
+    """A segment for a full socket: passed, unless it is a SYN or ends the connection."""
+    flags = segment.flags
+    if not flags & (SYN | RST | FIN) and child.fin_seq_out is None:
+        return out.PASSED
+    if flags & RST:
+        _die(stack, child)
+        return out.PASSED
+    if flags & SYN:
+        now = segment.time_ns
+        if child.last_challenge is not None and now - child.last_challenge < _CHALLENGE_NS:
+            return out.CHILD_SYN_LIMITED
+        child.last_challenge = now
+        return out.CHILD_SYN
+    if segment.tsval >= 0:
+        child.ts_recent = segment.tsval
+    if flags & FIN and child.fin_seq_in is None:
+        child.fin_seq_in = end_seq(segment)
+        child.server_closed_first = child.fin_seq_out is not None
+    _finish(stack, child, segment)
+    return out.PASSED_CLOSE
+
+
+def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
+    """The server's side sent a FIN or RST on the connection."""
+    if segment.flags & RST:
+        _die(stack, child)
+    elif segment.flags & FIN:
+        child.fin_seq_out = end_seq(segment)
+
+
+def _die(stack: Stack, child: Child) -> None:
+    """The socket is gone; if it was not accepted it still occupies the accept queue."""
+    child.dead = True
+    if stack.ehash.get(child.key) is child:
+        del stack.ehash[child.key]
+
+
+def _finish(stack: Stack, child: Child, segment: Segment) -> None:
+    """Both FINs acknowledged: TIME_WAIT where the server closed first, else nothing is left."""
+    if child.fin_seq_out is None or child.fin_seq_in is None or not segment.flags & ACK:
+        return
+    if seq_after(child.fin_seq_out, segment.ack):
+        return
+    _die(stack, child)
+    if child.server_closed_first:
+        stack.ehash[child.key] = TimeWait(child.key, child.fin_seq_in, child.ts_recent, segment.time_ns)
+
+
+def timewait_receive(stack: Stack, waiting: TimeWait, segment: Segment) -> Outcome | None:
+    """A segment for a TIME_WAIT 4-tuple; None when a SYN may reuse it (and it is gone)."""
+    flags = segment.flags
+    if flags & RST:
+        if segment.seq == waiting.rcv_nxt:
+            del stack.ehash[waiting.key]
+        return out.TIMEWAIT_RST
+    old = (
+        segment.tsval >= 0 and waiting.ts_recent > 0 and seq_after(waiting.ts_recent, segment.tsval)
+    )
+    newer = segment.tsval >= 0 and waiting.ts_recent > 0 and seq_after(segment.tsval, waiting.ts_recent)
+    if flags & (SYN | ACK) == SYN:
+        if not old and (seq_after(segment.seq, waiting.rcv_nxt) or newer):
+            del stack.ehash[waiting.key]
+            return None
+    elif not old and segment.seq == waiting.rcv_nxt and end_seq(segment) == segment.seq:
+        return out.TIMEWAIT_SILENT
+    if old:
+        waiting.until = segment.time_ns + TIMEWAIT_NS
+    now = segment.time_ns
+    if waiting.last_ack is not None and now - waiting.last_ack < _CHALLENGE_NS:
+        return out.TIMEWAIT_LIMITED
+    waiting.last_ack = now
+    return out.TIMEWAIT_ACK

@@ -1,0 +1,274 @@
+"""The listening socket: two queues, their limits, and what a segment without a request does.
+
+Theory of operation. A SYN makes a request (SYN queue, `qlen`; `young` counts those whose timer has
+not fired). The completing segment turns the request into a child at the tail of the accept queue
+(`sk_ack_backlog`); accept() takes the head. There is no SYN table: requests live in the host's
+hash, the listener only counts them. The accept queue is full when sk_ack_backlog > backlog, so
+backlog + 1 children fit; the SYN queue is full at qlen >= backlog, or > backlog on newer kernels.
+Both tests are written as `length >= capacity`, and both capacities are set in `listen()` alone.
+
+Not modelled: routing, memory and security failures, sockets filters, MD5/AO, multicast addresses,
+the per-peer "proven" mark of the tcp_syncookies=0 reserve.
+
+Sources: net/ipv4/tcp_input.c (tcp_conn_request, tcp_rcv_state_process), net/ipv4/tcp_ipv4.c
+(tcp_v4_syn_recv_sock), net/ipv4/syncookies.c (cookie_v4_check), net/ipv4/inet_connection_sock.c
+(inet_csk_listen_start, inet_csk_reqsk_queue_add, reqsk_timer_handler), net/socket.c (__sys_listen).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.connection import Child
+from backlogtrace.kernel.cookies import CookieJar
+from backlogtrace.kernel.request import Request
+from backlogtrace.segment import ACK, FIN, RST, SYN
+
+if TYPE_CHECKING:
+    from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.kernel.stack import Stack
+    from backlogtrace.segment import Segment
+
+_U32 = 0xFFFFFFFF
+_MAX_INTERVAL_S = 120
+_MIN_PRESSURE = 8  # reqsk_timer_handler: no pressure below this many requests
+_MIN_RETRIES = 2
+
+
+class ListenSocket:
+    """One socket in state LISTEN, or closed after it."""
+
+    __slots__ = (
+        "accept_capacity",
+        "accept_queue",
+        "backlog",
+        "clock",
+        "cookies",
+        "defer_accept",
+        "expiring",
+        "listening",
+        "profile",
+        "qlen",
+        "settings",
+        "stack",
+        "syn_capacity",
+        "syncnt",
+        "young",
+    )
+
+    def __init__(self, stack: Stack, backlog: int, *, defer_accept_s: int = 0, syncnt: int = 0) -> None:
+        self.stack = stack
+        self.profile = stack.profile
+        self.settings = stack.settings
+        self.clock = stack.clock
+        self.defer_accept = defer_accept_retries(defer_accept_s)
+        self.syncnt = syncnt
+        self.accept_queue: deque[Child] = deque()
+        self.qlen = 0
+        self.young = 0
+        self.expiring = 0
+        """Requests that may have expired already: their timer's window is open."""
+        self.cookies = CookieJar(stack.clock)
+        self.listening = True
+        self.listen(backlog)
+
+    def listen(self, backlog: int) -> None:
+        """listen(): clamp and set both limits; again on a listening socket it changes only them."""
+        somaxconn = self.settings.somaxconn
+        self.backlog = min(backlog & _U32, somaxconn)  # unsigned: a negative backlog is huge
+        self.accept_capacity = self.backlog + 1
+        self.syn_capacity = self.backlog + self.profile.syn_spare
+
+    def accept_queue_full(self) -> bool:
+        """sk_acceptq_is_full()."""
+        return len(self.accept_queue) >= self.accept_capacity
+
+    def accept(self) -> Child | None:
+        """accept(): the head of the queue, None when it is empty."""
+        if not self.accept_queue:
+            return None
+        child = self.accept_queue.popleft()
+        child.accepted = True
+        return child
+
+    def conn_request(self, syn: Segment, key: bytes, *, timewait: bool = False) -> Outcome:
+        """A SYN without a request or connection (tcp_conn_request)."""
+        settings = self.settings
+        syncookies = settings.tcp_syncookies
+        cookie = False
+
+        # SYN queue full
+        full = self.qlen >= self.syn_capacity
+        if (full or syncookies == 2) and not timewait:  # noqa: PLR2004 - tcp_syncookies=2: always
+            if not syncookies:
+                return out.DROP_SYN_QUEUE
+            cookie = True
+
+        # accept queue full
+        if len(self.accept_queue) >= self.accept_capacity:
+            return out.DROP_BOTH_FULL if cookie else out.DROP_ACCEPT_QUEUE
+
+        if cookie:
+            self.cookies.send(key, syn)
+            return out.COOKIE_ALWAYS if syncookies == 2 else out.COOKIE_FULL  # noqa: PLR2004
+
+        # without cookies the last quarter of tcp_max_syn_backlog is kept for proven peers
+        limit = settings.tcp_max_syn_backlog
+        if not syncookies and not timewait and limit - self.qlen < limit >> 2:
+            return out.DROP_RESERVED
+
+        tstamp_ok = syn.tsval >= 0 and settings.tcp_timestamps != 0
+        request = Request(key, self, syn, tstamp_ok=tstamp_ok)
+        self.stack.ehash[key] = request
+        self.qlen += 1
+        self.young += 1
+        self.stack.timers.arm(request, syn.time_ns, 1)
+        return out.QUEUED_TIMEWAIT if timewait else out.QUEUED
+
+    def receive(self, segment: Segment, key: bytes) -> Outcome:
+        """A segment that matched neither request nor connection (tcp_rcv_state_process, LISTEN)."""
+        flags = segment.flags
+        if flags & ACK:
+            return out.IGNORED_RST if flags & RST else self._stray_ack(segment, key)
+        if flags & RST:
+            return out.IGNORED_RST
+        if flags & SYN:
+            return out.DROP_BAD_FLAGS if flags & FIN else self.conn_request(segment, key)
+        return out.IGNORED_FLAGS
+
+    def wrong_ack(self, request: Request, segment: Segment) -> Outcome:
+        """A segment of a request that acknowledges something else; the request stays."""
+        if segment.flags & RST:
+            return out.IGNORED_WRONG_ACK_RST
+        outcome = self._stray_ack(segment, request.key)
+        if outcome is out.RST_NO_REQUEST:
+            return out.RST_WRONG_ACK
+        return out.RST_WRONG_ACK_COOKIE if outcome is out.RST_COOKIE_INVALID else outcome
+
+    def _stray_ack(self, segment: Segment, key: bytes) -> Outcome:
+        """An ACK nobody waits for: maybe a cookie comes back (cookie_v4_check), else a RST."""
+        if segment.flags & SYN or not self.settings.tcp_syncookies:
+            return out.RST_NO_REQUEST
+        if not self.cookies.recent_overflow(segment.time_ns):
+            return out.RST_NO_REQUEST
+        verdict = self.cookies.verify(key, segment)
+        if verdict == "unclear":
+            verdict = "expired" if self.stack.witness(segment) == "rst" else "valid"
+        if verdict != "valid":
+            return out.RST_COOKIE_EXPIRED if verdict == "expired" else out.RST_COOKIE_INVALID
+        # accept queue full; tcp_abort_on_overflow is not asked
+        if len(self.accept_queue) >= self.accept_capacity:
+            return out.COOKIE_OVERFLOW
+        self._add_child(key, segment)
+        return out.COOKIE_VALID
+
+    def promote(self, request: Request, segment: Segment) -> None:
+        """The request becomes a child at the tail of the accept queue."""
+        self._forget(request)
+        self._add_child(request.key, segment)
+
+    def _add_child(self, key: bytes, segment: Segment) -> None:
+        child = Child(key, self, segment.tsval)
+        self.stack.ehash[key] = child
+        self.accept_queue.append(child)
+        self.stack.child_born(child, segment)
+
+    def remove(self, request: Request) -> None:
+        """The request is gone without a child."""
+        self._forget(request)
+        del self.stack.ehash[request.key]
+
+    def _forget(self, request: Request) -> None:
+        request.timer = 0
+        self.qlen -= 1
+        if request.num_timeout == 0:
+            self.young -= 1
+        if request.expiring:
+            request.expiring = False
+            self.expiring -= 1
+
+    def rearm(self, request: Request, now_ns: int) -> None:
+        """A duplicate SYN was answered: the timer starts its current interval anew."""
+        self.stack.timers.arm(request, now_ns, self.interval(request.num_timeout))
+
+    def interval(self, num_timeout: int) -> int:
+        """Seconds until the next timer event after `num_timeout` of them."""
+        limit = _MAX_INTERVAL_S
+        if self.profile.rto_max_setting:
+            limit = min(limit, self.settings.tcp_rto_max_ms // 1000)
+        return min(1 << num_timeout, limit)
+
+    def timer_plan(self, request: Request) -> tuple[bool, bool]:
+        """(expire, send a SYN-ACK) if the request's timer fires now (reqsk_timer_handler)."""
+        retries = self.syncnt or self.settings.tcp_synack_retries
+        # more than half full: requests that are not young get fewer retries
+        if 2 * self.qlen > max(_MIN_PRESSURE, self.backlog):
+            young = 2 * self.young
+            while retries > _MIN_RETRIES:
+                if self.qlen < young:
+                    break
+                retries -= 1
+                young *= 2
+        fired = request.num_timeout
+        defer = self.defer_accept
+        if not defer:
+            return fired >= retries, fired < retries
+        expire = fired >= retries and (not request.acked or fired >= defer)
+        return expire, not expire and (not request.acked or fired >= defer - 1)
+
+    def timer_fired(self, request: Request, now_ns: int, *, expire: bool, send: bool) -> None:
+        """Carry out what the timer decided."""
+        if expire:
+            self.remove(request)
+            return
+        if send:
+            request.num_retrans += 1
+        if request.num_timeout == 0:
+            self.young -= 1
+        request.num_timeout += 1
+        self.stack.timers.arm(request, now_ns, self.interval(request.num_timeout))
+
+    def adopt(self, key: bytes, synack: Segment) -> Request:
+        """A request the model did not make, but whose SYN-ACK the wire shows."""
+        syn = synack._replace(src=synack.dst, dst=synack.src, seq=(synack.ack - 1) & _U32, tsval=synack.tsecr)
+        request = Request(key, self, syn, tstamp_ok=syn.tsval >= 0)
+        request.synack_seen(synack)
+        self.stack.ehash[key] = request
+        self.qlen += 1
+        self.young += 1
+        self.stack.timers.arm(request, synack.time_ns, 1)
+        return request
+
+    def demote(self, child: Child, synack: Segment) -> Request:
+        """A child the model made, but whose SYN-ACK the kernel repeats: it is a request still."""
+        if child in self.accept_queue:
+            self.accept_queue.remove(child)
+        return self.adopt(child.key, synack)
+
+    def close(self) -> list[Child]:
+        """close() or shutdown(): the children that get a RST, in order (inet_csk_listen_stop).
+
+        Requests stay in the hash until their timer or a segment finds the listener gone.
+        """
+        self.listening = False
+        victims = [child for child in self.accept_queue if not child.dead]
+        self.accept_queue.clear()
+        for child in victims:
+            child.dead = True
+            if self.stack.ehash.get(child.key) is child:
+                del self.stack.ehash[child.key]
+        return victims
+
+
+def defer_accept_retries(seconds: int) -> int:
+    """TCP_DEFER_ACCEPT seconds as a number of retransmissions (secs_to_retrans)."""
+    if seconds <= 0:
+        return 0
+    retries, period, timeout = 1, 1, 1
+    while seconds > period and retries < 255:  # noqa: PLR2004 - u8
+        retries += 1
+        timeout = min(2 * timeout, _MAX_INTERVAL_S)
+        period += timeout
+    return retries

@@ -1,0 +1,99 @@
+"""The host: the hash of requests and connections, and who listens where.
+
+Finds the socket a segment belongs to and lets it decide. Knows no capture, no replies seen, and no
+time but that of the segments.
+
+Source: net/ipv4/tcp_ipv4.c (tcp_v4_rcv), net/ipv4/inet_hashtables.c (__inet_lookup_listener).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.connection import Child, TimeWait, child_receive, timewait_receive
+from backlogtrace.kernel.listener import ListenSocket
+from backlogtrace.kernel.request import Request, check_req
+from backlogtrace.kernel.timers import RequestTimers
+from backlogtrace.segment import ACK, RST, SYN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backlogtrace.kernel.clock import Clock
+    from backlogtrace.kernel.outcome import Outcome, Reply
+    from backlogtrace.kernel.profile import Profile
+    from backlogtrace.kernel.settings import Settings
+    from backlogtrace.segment import Segment
+
+_ANY_V4 = bytes(4)
+_ANY_V6 = bytes(16)
+
+
+class Stack:
+    """The TCP stack of one host (one network namespace)."""
+
+    def __init__(self, profile: Profile, settings: Settings, clock: Clock) -> None:
+        self.profile = profile
+        self.settings = settings
+        self.clock = clock
+        self.ehash: dict[bytes, Request | Child | TimeWait] = {}
+        """Key: client endpoint + server endpoint."""
+        self.timers = RequestTimers(clock)
+        self._listeners: dict[bytes, ListenSocket] = {}
+        self.witness: Callable[[Segment], Reply | None] = lambda _: None
+        """Asked what the wire shows where the given facts leave the answer open."""
+        self.child_born: Callable[[Child, Segment], None] = lambda _child, _segment: None
+        """Told of every child that enters an accept queue."""
+
+    def open(
+        self, end: bytes, backlog: int, *, defer_accept_s: int = 0, syncnt: int = 0
+    ) -> ListenSocket:
+        """socket(), bind() to `end` (address and port) and listen()."""
+        listener = ListenSocket(self, backlog, defer_accept_s=defer_accept_s, syncnt=syncnt)
+        self._listeners[end] = listener
+        return listener
+
+    def listener(self, dst: bytes) -> ListenSocket | None:
+        """Who listens for a segment to `dst`: the exact address before the wildcards."""
+        listeners = self._listeners
+        port = dst[-2:]
+        found = (
+            listeners.get(dst)
+            or (listeners.get(_ANY_V4 + port) if len(dst) == 6 else None)  # noqa: PLR2004 - IPv4
+            or listeners.get(_ANY_V6 + port)
+        )
+        return found if found is not None and found.listening else None
+
+    def receive(self, segment: Segment) -> Outcome:
+        """What the host does with an inbound segment (tcp_v4_rcv)."""
+        key = segment.src + segment.dst
+        entry = self.ehash.get(key)
+        if type(entry) is Child:
+            return child_receive(self, entry, segment)
+        if type(entry) is Request:
+            if entry.listener.listening:
+                return check_req(entry, segment)
+            entry.listener.remove(entry)  # its listener is gone: look again
+        elif type(entry) is TimeWait:
+            return self._timewait(entry, segment, key)
+        listener = self.listener(segment.dst)
+        if listener is None:
+            return out.IGNORED_NO_LISTENER if segment.flags & RST else out.RST_NO_LISTENER
+        return listener.receive(segment, key)
+
+    def _timewait(self, entry: TimeWait, segment: Segment, key: bytes) -> Outcome:
+        listener = self.listener(segment.dst)
+        if segment.time_ns >= entry.until:
+            del self.ehash[key]
+        elif segment.flags & (SYN | ACK | RST) == SYN and listener is None:
+            return out.TIMEWAIT_ACK
+        else:
+            outcome = timewait_receive(self, entry, segment)
+            if outcome is not None:
+                return outcome
+            if listener is not None:
+                return listener.conn_request(segment, key, timewait=True)
+        if listener is None:
+            return out.IGNORED_NO_LISTENER if segment.flags & RST else out.RST_NO_LISTENER
+        return listener.receive(segment, key)

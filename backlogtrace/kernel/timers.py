@@ -1,0 +1,61 @@
+"""The order in which request timers fire.
+
+Timers are kept in buckets as on the kernel's wheel: those of one tick and level fire last armed
+first. Refuses to know what a timer does when it fires.
+
+Source: kernel/time/timer.c (enqueue_timer adds at the head, expire_timers walks from it, higher
+levels first).
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backlogtrace.kernel.clock import Clock
+    from backlogtrace.kernel.request import Request
+
+_LEVELS = 16
+NEVER = 1 << 200
+
+
+class RequestTimers:
+    """All pending request timers of a host."""
+
+    __slots__ = ("_buckets", "_clock", "_keys", "next_due")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._buckets: dict[int, list[Request]] = {}
+        self._keys: list[int] = []
+        self.next_due = NEVER
+        """Earliest time (ns) at which a timer may fire."""
+
+    def arm(self, request: Request, now_ns: int, seconds: int) -> None:
+        """(Re)start the timer of `request`."""
+        due, deadline, level = self._clock.arm(now_ns, seconds)
+        request.due = due
+        request.deadline = deadline
+        key = due * _LEVELS + _LEVELS - 1 - level
+        request.timer = key
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            self._buckets[key] = [request]
+            heapq.heappush(self._keys, key)
+            if due < self.next_due:
+                self.next_due = due
+        else:
+            bucket.append(request)
+
+    def pop_due(self, now_ns: int) -> Iterator[Request]:
+        """Requests whose timer may fire at or before `now_ns`, in firing order."""
+        keys = self._keys
+        while keys and keys[0] < (now_ns + 1) * _LEVELS:
+            key = heapq.heappop(keys)
+            for request in reversed(self._buckets.pop(key)):
+                if request.timer == key:  # else stopped or restarted meanwhile
+                    yield request
+        self.next_due = keys[0] // _LEVELS if keys else NEVER

@@ -1,0 +1,5 @@
+"""Capture x model: replays a capture through the kernel model and compares the two."""
+
+from backlogtrace.replay.analysis import Analysis, Options, analyze
+
+__all__ = ["Analysis", "Options", "analyze"]

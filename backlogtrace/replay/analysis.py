@@ -1,0 +1,271 @@
+"""An analysis: a capture, what is known about the host, and the replay that yields the rows.
+
+Finds the listeners, fills in what was not given and says so, and sums up. Refuses to format
+anything.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from backlogtrace.errors import UsageError
+from backlogtrace.kernel import profiles
+from backlogtrace.kernel.settings import DEFAULTS, make_settings
+from backlogtrace.kernel.stack import Stack
+from backlogtrace.replay.calibrate import server_clock
+from backlogtrace.replay.engine import REPLY_NS, Replay
+from backlogtrace.replay.events import EventQueue
+from backlogtrace.replay.host import AcceptModel, Host, HostListener
+from backlogtrace.replay.rows import Header, ListenerSummary
+from backlogtrace.replay.track import Track
+from backlogtrace.segment import ACK, RST, SYN, endpoint, endpoint_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Literal
+
+    from backlogtrace.capture import Capture
+    from backlogtrace.replay.rows import Row
+    from backlogtrace.segment import Segment
+
+LISTENER_LIMIT = 4096
+"""Listeners found by themselves; a port scan must not fill the memory."""
+_STILL_OPEN_NS = 70_000_000_000  # a handshake may succeed as long as the client repeats its SYN
+_RELEVANT = ("net.core.somaxconn", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_abort_on_overflow")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user said on the command line; everything overrides the host file."""
+
+    kernel: str | None = None
+    sysctl: dict[str, int] = field(default_factory=dict)
+    backlog: int | None = None
+    listeners: tuple[HostListener, ...] = ()
+    accept: AcceptModel = field(default_factory=lambda: AcceptModel("infer"))
+    vantage: Literal["auto", "server", "client"] = "auto"
+    all_packets: bool = False
+    """Rows for packets of established connections, too."""
+    routine_rows: bool = True
+    """Rows for packets that went the ordinary way; a report that shows none can do without."""
+
+
+class Analysis:
+    """Iterate for the rows, once; `header` and `listeners` are complete afterwards."""
+
+    def __init__(self, capture: Capture, host: Host | None, options: Options) -> None:
+        self._capture = capture
+        self._options = options
+        self._host = _merge(host or Host(), options)
+        self._given = bool(self._host.listeners)
+        self.listeners: list[ListenerSummary] = []
+        self.header = Header(capture=" ".join(capture.info.names))
+        self._tracks: list[Track] = []
+        self._route: dict[bytes, Track | None] = _Route()
+        self._ignored_listeners = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        profile, note, assumed = _kernel(self._host.kernel)
+        chunks = iter(self._capture.chunks())
+        first = next(chunks, [])
+        clock = server_clock(first, self._host.hz, self._host.boot_ns)
+        settings = make_settings(profile.defaults, self._host.sysctl)
+        stack = Stack(profile, settings, clock)
+        self._stack, self._note = stack, note
+        self._route.stack = stack  # type: ignore[attr-defined]
+        for listener in self._host.listeners:
+            self._add(endpoint(listener.address, listener.port), listener)
+        accept = self._options.accept
+        if accept.kind == "infer":
+            accept = AcceptModel("never" if self._host.accept_log else "immediate")
+            if not self._host.accept_log:
+                assumed.append("accept=immediate")
+        if any(listener.backlog is None for listener in self._host.listeners) or not self._given:
+            assumed.append(f"backlog={settings.somaxconn}")
+        missing = [name for name in _RELEVANT if name not in self._host.sysctl]
+        assumed += [f"{name}={settings.as_dict()[name]}" for name in missing]
+        events = EventQueue(stack, self._host, self._tracks[:], accept)
+        replay = Replay(
+            stack, self._route, events, "likely" if assumed else "certain",
+            routine=self._options.routine_rows, everything=self._options.all_packets,
+        )  # fmt: skip
+        self.header.kernel = profile.name
+        self.header.assumed = assumed
+        collecting = gc.isenabled()
+        gc.disable()  # millions of small objects without cycles: the collector only costs time here
+        try:
+            yield from self._replay(replay, chain([first], chunks))
+        finally:
+            if collecting:
+                gc.enable()
+        self._finish(replay)
+
+    def _replay(self, replay: Replay, chunks: Iterator[list[Segment]]) -> Iterator[Row]:
+        """Chunk by chunk, the last REPLY_NS of each kept back so that replies can be looked up."""
+        waiting: list[Segment] = []
+        for chunk in chunks:
+            if not chunk:
+                continue
+            if not self._given:
+                self._discover(chunk)
+            waiting += chunk
+            horizon = waiting[-1].time_ns - REPLY_NS
+            upto = len(waiting)
+            while upto and waiting[upto - 1].time_ns > horizon:
+                upto -= 1
+            yield from replay.run(waiting, upto)
+            waiting = waiting[upto:]
+        if waiting:
+            replay.last_ns = waiting[-1].time_ns
+        yield from replay.run(waiting, len(waiting))
+        replay.last_ns = max(replay.last_ns, replay.now)
+        yield from replay.finish()
+
+    def _discover(self, chunk: list[Segment]) -> None:
+        """Listeners are who sends a SYN-ACK, and who gets a SYN that no RST refuses."""
+        known = self._route
+        refused: set[bytes] = set()
+        asked: dict[bytes, None] = {}
+        for segment in chunk:
+            flags = segment.flags
+            if flags & SYN:
+                end = segment.src if flags & ACK else segment.dst
+                if end not in known:
+                    asked[end] = None
+                    if flags & ACK:
+                        refused.discard(end)
+            elif flags & (RST | ACK) == RST | ACK and segment.seq == 0:
+                refused.add(segment.src)
+        for end in asked:
+            if end in refused:
+                continue
+            if len(self._tracks) >= LISTENER_LIMIT:
+                self._ignored_listeners += 1
+                continue
+            self._add(end, HostListener("", 0, self._options.backlog))
+
+    def _add(self, end: bytes, given: HostListener) -> None:
+        stack = self._stack
+        name = endpoint_text(end)
+        asked = given.backlog
+        summary = ListenerSummary(
+            name=name,
+            kernel=stack.profile.name,
+            kernel_note=self._note,
+            backlog=asked,
+            backlog_source="assumed" if asked is None else ("--backlog" if self._options.backlog is not None else "host file"),
+            effective_backlog=0,
+            somaxconn=stack.settings.somaxconn,
+            accept_capacity=0,
+            syn_capacity=0,
+            sysctl=stack.settings.as_dict(),
+        )
+        track = Track(name, end, None, summary)
+        self._tracks.append(track)
+        self._route.add(end, track)  # type: ignore[attr-defined]
+        if given.opened_ns is None:
+            track.open(stack, given, asked)
+
+    def _finish(self, replay: Replay) -> None:
+        info = self._capture.info
+        header = self.header
+        header.packets = info.packets
+        header.handshake_packets = replay.handshake_packets
+        header.skipped = dict(info.skipped)
+        header.first_ns, header.last_ns = info.first_ns, info.last_ns
+        header.problems = list(info.problems)
+        header.notes = list(info.notes)
+        if self._ignored_listeners:
+            header.notes.append(
+                f"{self._ignored_listeners} more endpoints got SYNs; only the first {LISTENER_LIMIT} are analysed"
+            )
+        if self._note:
+            header.notes.insert(0, self._note)
+        for track in self._tracks:
+            if track.hits or self._given:
+                summary = track.finish(replay.last_ns, _STILL_OPEN_NS)
+                summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
+                self.listeners.append(summary)
+        _grade(header, info.dropped, info.backward_max_ns)
+
+
+class _Route(dict[bytes, "Track | None"]):
+    """Endpoint -> listener, with wildcard addresses looked up once per endpoint."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._any: dict[bytes, Track] = {}
+
+    def add(self, end: bytes, track: Track) -> None:
+        if any(end[:-2]):
+            self[end] = track
+        else:
+            self._any[end] = track
+
+    def get(self, end: bytes, default: Track | None = None) -> Track | None:
+        found = super().get(end)
+        if found is None and self._any:
+            port = end[-2:]
+            if len(end) == 6:  # noqa: PLR2004 - IPv4 endpoint
+                found = self._any.get(bytes(4) + port)
+            found = found or self._any.get(bytes(16) + port)
+        return found or default
+
+    def __missing__(self, end: bytes) -> Track | None:
+        return self.get(end)
+
+
+def _merge(host: Host, options: Options) -> Host:
+    """The host file with what the command line overrides."""
+    listeners = list(options.listeners) or list(host.listeners)
+    for index, listener in enumerate(listeners):
+        twin = next((h for h in host.listeners if (h.address, h.port) == (listener.address, listener.port)), None)
+        merged = twin or listener
+        if options.backlog is not None:
+            merged = replace(merged, backlog=options.backlog)
+        listeners[index] = merged
+    events = host.events
+    if options.accept.kind != "infer":
+        events = [event for event in events if event.op != "accept"]
+    return replace(
+        host,
+        kernel=options.kernel or host.kernel,
+        sysctl={**host.sysctl, **options.sysctl},
+        listeners=listeners,
+        events=events,
+    )
+
+
+def _kernel(text: str | None) -> tuple[profiles.Profile, str, list[str]]:
+    if text is None:
+        return profiles.DEFAULT, "", [f"kernel={profiles.DEFAULT.name}"]
+    try:
+        profile, note = profiles.find(text)
+    except ValueError as error:
+        raise UsageError(f"--kernel: {error}") from None
+    return profile, note, []
+
+
+def _grade(header: Header, dropped: int, backward_ns: int) -> None:
+    """How far the capture can be trusted: A whole, B blemished, C damaged or incomplete."""
+    reasons = header.quality_reasons
+    if header.problems:
+        reasons.append("the capture could not be read to its end")
+    if dropped:
+        reasons.append(f"{dropped} packets were lost by the capture itself")
+    grade: Literal["A", "B", "C", "D"] = "C" if reasons else "A"
+    if backward_ns >= 1_000_000:  # noqa: PLR2004 - 1 ms
+        reasons.append(f"packets go back in time by up to {backward_ns / 1e6:.1f} ms")
+        grade = max(grade, "B")
+    header.quality = grade
+
+
+def analyze(capture: Capture, host: Host | None, options: Options | None = None) -> Analysis:
+    """Replay `capture` against what is known about the host.
+
+    Raises UsageError for a kernel that is no kernel. Reading errors are in `header.problems`.
+    """
+    return Analysis(capture, host, options or Options())

@@ -1,0 +1,145 @@
+"""What applications and administrators do while the capture runs, in order of time.
+
+Events of the host file, and the accept() model where no accept log is given. Refuses to know
+packets.
+"""
+
+from __future__ import annotations
+
+import heapq
+from functools import partial
+from typing import TYPE_CHECKING
+
+from backlogtrace.kernel.timers import NEVER
+from backlogtrace.segment import endpoint_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from backlogtrace.kernel.connection import Child
+    from backlogtrace.kernel.stack import Stack
+    from backlogtrace.replay.engine import Replay
+    from backlogtrace.replay.host import AcceptModel, Host, HostEvent, HostListener
+    from backlogtrace.replay.track import Track
+    from backlogtrace.segment import Segment
+
+    Action = Callable[[int], None]
+
+
+class EventQueue:
+    """Pending events; `next_ns` is when the first is due.
+
+    `tracks` are the listeners of `host.listeners`, in the same order.
+    """
+
+    def __init__(self, stack: Stack, host: Host, tracks: list[Track], accept: AcceptModel) -> None:
+        self.replay: Replay  # set by the replay itself
+        self.next_ns = NEVER
+        self._stack = stack
+        self._tracks = tracks
+        self._listeners = host.listeners
+        self._queue: list[tuple[int, int, Action]] = []
+        self._serial = 0
+        self._gap_ns = round(1e9 / accept.per_second) if accept.kind == "rate" else 0
+        self._free_ns: dict[Track, int] = {}
+        self._fresh: list[Track] = []
+        for index, listener in enumerate(host.listeners):
+            if listener.opened_ns is not None:
+                self._push(listener.opened_ns, partial(self._open, index, listener.backlog))
+        for event in host.events:
+            self._push(event.time_ns, partial(self._given, event))
+        if accept.kind == "immediate":
+            stack.child_born = self._accept_soon
+        elif accept.kind == "rate":
+            stack.child_born = self._accept_in_turn
+
+    def _push(self, when: int, action: Action) -> None:
+        self._serial += 1
+        heapq.heappush(self._queue, (when, self._serial, action))
+        self.next_ns = self._queue[0][0]
+
+    def pop(self) -> None:
+        """Carry out the first event."""
+        when, _, action = heapq.heappop(self._queue)
+        self.next_ns = self._queue[0][0] if self._queue else NEVER
+        action(when)
+
+    # ---- accept() models ----
+
+    def _accept_soon(self, child: Child, _segment: Segment) -> None:
+        self._fresh.append(self.replay.track_of(child.key))
+
+    def after_packet(self, now: int) -> None:
+        """`--accept immediate`: the application takes what the packet completed."""
+        if self._fresh:
+            for track in self._fresh:
+                self._accept(track, now)
+            self._fresh.clear()
+
+    def _accept_in_turn(self, child: Child, segment: Segment) -> None:
+        track = self.replay.track_of(child.key)
+        if len(child.listener.accept_queue) == 1:  # else the next accept() is planned already
+            self._push(max(segment.time_ns, self._free_ns.get(track, 0)), partial(self._accept_next, track))
+
+    def _accept_next(self, track: Track, when: int) -> None:
+        self._accept(track, when)
+        self._free_ns[track] = when + self._gap_ns
+        if track.socket is not None and track.socket.accept_queue:
+            self._push(when + self._gap_ns, partial(self._accept_next, track))
+
+    def _accept(self, track: Track, now: int) -> None:
+        socket = track.socket
+        if socket is not None and socket.accept() is not None:
+            track.summary.accepted += 1
+            track.sample(now, len(socket.accept_queue), socket.qlen - socket.expiring, socket.qlen)
+
+    # ---- the host file ----
+
+    def _open(self, index: int, backlog: int | None, when: int) -> None:
+        track, given = self._tracks[index], self._listeners[index]
+        track.open(self._stack, given, backlog)
+        self.replay.event(track, when, "listen", None, _backlog_text(track))
+
+    def _given(self, event: HostEvent, when: int) -> None:
+        if event.op == "sysctl":
+            self._stack.settings.set(event.name, event.value)
+            for track in self._tracks:
+                self.replay.event(track, when, "sysctl", None, f"{event.name}={event.value}")
+            return
+        index = event.listener or 0
+        track = self._tracks[index]
+        socket = track.socket
+        if event.op == "accept":
+            self._accept_given(track, event.peer, when)
+        elif event.op == "listen":
+            if socket is None or not socket.listening:
+                self._open(index, event.backlog, when)
+            elif event.backlog is not None:
+                socket.listen(event.backlog)
+                self.replay.event(track, when, "listen", None, _backlog_text(track))
+        elif socket is not None and socket.listening:
+            victims = socket.close()
+            self.replay.event(track, when, "closed", None, f"{len(victims)} connections reset")
+            self.replay.expect_resets(track, victims, when)
+
+    def _accept_given(self, track: Track, peer: bytes | None, when: int) -> None:
+        """accept() of the log; another peer than the model has at the head is a difference."""
+        socket = track.socket
+        queue = socket.accept_queue if socket is not None else ()
+        child = next((c for c in queue if peer is None or c.key.startswith(peer)), None)
+        if child is None or socket is None:
+            name = "a client" if peer is None else endpoint_text(peer)
+            self.replay.differs(track, peer, when, f"accept() returned {name}, which is not in the model's accept queue")
+            return
+        if child is not socket.accept_queue[0]:
+            head = endpoint_text(socket.accept_queue[0].key[: len(child.key) // 2])
+            self.replay.differs(track, peer, when, f"accept() returned {endpoint_text(peer or b'')}, the model has {head} at the head")
+        socket.accept_queue.remove(child)
+        child.accepted = True
+        track.summary.accepted += 1
+        self.replay.event(track, when, "accepted", child.key)
+
+
+def _backlog_text(track: Track) -> str:
+    socket = track.socket
+    return f"backlog {socket.backlog}" if socket is not None else ""

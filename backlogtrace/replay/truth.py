@@ -1,0 +1,141 @@
+"""The model against a recording of a real kernel, packet by packet (DESIGN section 6).
+
+Reads a scenario folder (capture.pcap, host.json, truth.jsonl) and lists every difference between
+what the kernel did and what the replay says. Refuses to excuse anything.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from backlogtrace.errors import CaptureError
+from backlogtrace.replay.analysis import Options, analyze
+from backlogtrace.replay.host import load_host
+from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from backlogtrace.capture import Capture
+    from backlogtrace.replay.rows import Row
+
+LISTEN_COUNTERS: Final = frozenset({
+    "ListenOverflows", "ListenDrops", "SyncookiesSent", "SyncookiesRecv", "SyncookiesFailed",
+    "TCPReqQFullDoCookies", "TCPReqQFullDrop", "EmbryonicRsts", "TCPDeferAcceptDrop",
+    "TCPFastOpenPassive", "TCPFastOpenPassiveFail", "TCPFastOpenListenOverflow",
+    "TCPFastOpenCookieReqd", "PAWSPassive", "PAWSEstab", "TCPACKSkippedSynRecv", "PassiveOpens",
+    "AttemptFails", "TCPSynRetrans", "OutRsts",
+})  # fmt: skip
+"""Counters of the contract; the others belong to established connections."""
+_OWN_COUNTERS: Final = LISTEN_COUNTERS - {"OutRsts", "PAWSEstab", "AttemptFails"}
+"""Of these, what a packet of an established connection never touches."""
+
+
+@dataclass(slots=True)
+class Difference:
+    """One fact about one frame on which kernel and model disagree."""
+
+    frame: int
+    field: str
+    expected: object
+    """What the kernel did."""
+    actual: object
+    """What the model says."""
+    explanation: str | None = None
+
+
+@dataclass(slots=True)
+class Comparison:
+    """A scenario's result."""
+
+    frames: int = 0
+    """Frames judged: inbound packets and timer packets."""
+    differences: list[Difference] = field(default_factory=list)
+
+
+def compare_scenario(folder: str | Path) -> Comparison:
+    """Replay the scenario in `folder` and compare it with its truth.jsonl.
+
+    Raises CaptureError when a file is missing or damaged, UsageError for a bad host file.
+    """
+    from backlogtrace.capture import open_capture  # noqa: PLC0415 - numpy only where it is needed
+
+    folder = Path(folder)
+    truth = _load_truth(folder / "truth.jsonl")
+    host = load_host(folder / "host.json")
+    with open_capture([str(folder / "capture.pcap")], keep_all=True) as capture:
+        return compare_capture(capture, host, truth)
+
+
+def compare_capture(capture: Capture, host: Any, truth: list[dict[str, Any]]) -> Comparison:
+    """Like compare_scenario, with the files opened already."""
+    rows = {row["n"]: row for row in truth if "n" in row}
+    result = Comparison()
+    model_retrans: dict[int, int] = {}
+    burst = 0
+    for row in analyze(capture, host, Options(all_packets=True)):
+        if type(row) is PacketRow:
+            expected = rows.get(row.segment.frame)
+            if expected is not None:
+                result.frames += 1
+                _compare_in(row, expected, result)
+        elif type(row) is OutRow:
+            expected = rows.get(row.segment.frame)
+            if expected is None:
+                continue
+            if expected["cause"] == 0:
+                result.frames += 1
+                burst += row.counters.get("TCPSynRetrans", 0)
+                if "counters" in expected:
+                    _differ(result, row.segment.frame, "TCPSynRetrans", expected["counters"].get("TCPSynRetrans", 0), burst)
+                    burst = 0
+            _compare_out(row, expected, result)
+        elif type(row) is MismatchRow and _concerns(row, rows):
+            result.differences.append(Difference(row.frame or 0, row.what, None, row.detail))
+    del model_retrans
+    return result
+
+
+def _concerns(row: Row, rows: Mapping[int, object]) -> bool:
+    """Whether a mismatch lies in the part of the capture that the truth covers."""
+    frame = getattr(row, "frame", None)
+    return frame is None or frame in rows
+
+
+def _compare_in(row: PacketRow, expected: dict[str, Any], result: Comparison) -> None:
+    frame = row.segment.frame
+    passed = row.outcome.decision == "passed"
+    names = _OWN_COUNTERS if passed else LISTEN_COUNTERS
+    kernel = {name: value for name, value in expected["counters"].items() if name in names}
+    model = {name: value for name, value in row.outcome.counters.items() if name in names}
+    _differ(result, frame, "counters", kernel, model)
+    for queue in ("accept_queue", "syn_queue"):
+        low, high = getattr(row, queue)
+        if not low <= expected[queue] <= high:
+            result.differences.append(Difference(frame, queue, expected[queue], [low, high]))
+
+
+def _compare_out(row: OutRow, expected: dict[str, Any], result: Comparison) -> None:
+    cause = expected["cause"]
+    if cause == 0 and row.decision == "synack":
+        _differ(result, row.segment.frame, "reason", "timer", row.reason)
+    elif isinstance(cause, int) and cause and row.decision in {"synack", "rst", "ack"} and row.cause is not None:
+        _differ(result, row.segment.frame, "cause", cause, row.cause)
+
+
+def _differ(result: Comparison, frame: int, what: str, expected: object, actual: object) -> None:
+    if expected != actual:
+        result.differences.append(Difference(frame, what, expected, actual))
+
+
+def _load_truth(path: Path) -> list[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines if line.strip()]
+    except OSError as error:
+        raise CaptureError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CaptureError(f"{path}: not JSON Lines: {error}") from error

@@ -1,0 +1,345 @@
+"""What happened at a listener in plain words, and what to change: written from totals, nothing else.
+
+Knows which facts make which sentence. Refuses to blame a queue that refused nothing, and to guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from backlogtrace.report.clock import duration, seconds
+from backlogtrace.report.safe import safe
+from backlogtrace.report.words import count, label
+
+if TYPE_CHECKING:
+    from backlogtrace.replay.rows import ListenerSummary
+    from backlogtrace.report.digest import Span
+
+Kind = tuple[str, str]
+Level = Literal["good", "notice", "bad"]
+
+SYN_REFUSED: Kind = ("dropped", "accept_queue_full")
+ACK_REFUSED: Kind = ("overflow", "accept_queue_full")
+COOKIE_REFUSED: Kind = ("overflow", "cookie_accept_queue_full")
+RESET: Kind = ("rst", "abort_on_overflow")
+ACCEPT_QUEUE_FULL = (SYN_REFUSED, ACK_REFUSED, COOKIE_REFUSED, RESET)
+
+SYN_QUEUE_FULL: Kind = ("dropped", "syn_queue_full")
+SYN_QUEUE_RESERVED: Kind = ("dropped", "syn_queue_reserved")
+COOKIES: Kind = ("cookie", "syn_queue_full")
+COOKIES_ALWAYS: Kind = ("cookie", "syncookies_always")
+COOKIE_CAME_BACK: Kind = ("established", "cookie_valid")
+
+_FLOOD_SHARE = 0.2
+"""Below this share of cookies that come back, the clients hardly are clients."""
+_FLOOD_MIN = 20
+"""Fewer cookies than this prove no flood."""
+_TOLD = frozenset({
+    *ACCEPT_QUEUE_FULL, SYN_QUEUE_FULL, SYN_QUEUE_RESERVED, COOKIES, COOKIES_ALWAYS,
+    ("rst", "no_request"), ("rst", "no_listener"), ("rst", "cookie_invalid"), ("rst", "cookie_expired"),
+})  # fmt: skip
+"""Kinds that have a paragraph of their own."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """A headline, what happened, and what to do about it."""
+
+    level: Level = "good"
+    headline: str = ""
+    story: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+    def worse(self, level: Level, headline: str) -> None:
+        """Raise the level; the first headline of the worst level stays."""
+        order: tuple[Level, ...] = ("good", "notice", "bad")
+        if not self.headline or order.index(level) > order.index(self.level):
+            self.level, self.headline = level, headline
+
+
+def verdict(summary: ListenerSummary, spans: dict[Kind, Span], start_ns: int) -> Verdict:
+    """The verdict on one listener.
+
+    `spans` says when each kind of row first and last happened; times are told from `start_ns`.
+    """
+    result = Verdict()
+    if summary.mismatches:
+        _mismatches(result, summary)
+    _accept_queue(result, summary, spans, start_ns)
+    _syn_queue(result, summary, spans, start_ns)
+    _cost(result, summary)
+    _requests(result, summary)
+    _rest(result, summary)
+    if not result.headline:
+        result.headline = _nothing_wrong(summary)
+    return result
+
+
+def _mismatches(result: Verdict, summary: ListenerSummary) -> None:
+    result.worse(
+        "bad", f"Model and capture differ {count(summary.mismatches, 'time')}: read the rest with care."
+    )
+    result.story.append(
+        "The server did something else than this kernel with these settings would have done, so the kernel, "
+        "backlog, sysctls or accept() times given (or assumed) are probably not the server's, or the capture "
+        "lost packets. The differences are listed below."
+    )
+    result.advice.append(
+        "give the server's own values (--host, --kernel, --backlog, --sysctl) and look at the first "
+        "difference"
+    )
+
+
+def _accept_queue(result: Verdict, summary: ListenerSummary, spans: dict[Kind, Span], start_ns: int) -> None:
+    reasons = summary.reasons
+    refused = sum(reasons.get(kind, 0) for kind in ACCEPT_QUEUE_FULL)
+    if not refused:
+        return
+    result.worse("bad", f"The accept queue was full: {count(refused, 'packet')} refused.")
+    parts = []
+    if number := reasons.get(SYN_REFUSED):
+        parts.append(f"{count(number, 'SYN was', 'SYNs were')} dropped (the client sends it again)")
+    if number := reasons.get(ACK_REFUSED):
+        parts.append(
+            f"{count(number, 'segment')} that would have completed a handshake {_was(number)} ignored (the "
+            f"client "
+            "believes it is connected, the server still waits and repeats its SYN-ACK)"
+        )
+    if number := reasons.get(COOKIE_REFUSED):
+        parts.append(
+            f"{count(number, 'valid cookie')} {_was(number)} ignored in silence (the client believes it is "
+            "connected; no SYN-ACK again, no RST, nothing on the wire shows it)"
+        )
+    if number := reasons.get(RESET):
+        parts.append(f"{count(number, 'client')} {_was(number)} reset because tcp_abort_on_overflow is 1")
+    result.story.append(
+        f"{summary.accept_capacity:,} established connections fit in the accept queue ({_limit(summary)}). "
+        f"{_when(spans, ACCEPT_QUEUE_FULL, start_ns)}it was full, and {_listed(parts)}."
+    )
+    if not summary.accepted:
+        result.story.append(
+            "accept() returned no connection in all that time: the application was stalled, and a longer "
+            "queue "
+            "would only have filled later."
+        )
+    result.advice += _more_room(summary)
+    if reasons.get(RESET):
+        result.advice.append(
+            "net.ipv4.tcp_abort_on_overflow=0 lets clients try again instead of failing at once, if that "
+            "is better"
+        )
+
+
+def _limit(summary: ListenerSummary) -> str:
+    """Why so many fit."""
+    effective, asked = summary.effective_backlog, summary.backlog
+    if asked is None:
+        return f"backlog unknown, taken as {effective:,} ({safe(summary.backlog_source)}); backlog + 1 fit"
+    source = f" ({safe(summary.backlog_source)})" if summary.backlog_source else ""
+    if asked == effective:
+        return f"backlog {effective:,}{source}; one more than the backlog fits"
+    why = "by net.core.somaxconn"
+    if _truncated(summary):
+        why = "because this kernel keeps only 16 bits of it"
+    return f"backlog {asked:,}{source} becomes {effective:,} {why}; one more than that fits"
+
+
+def _truncated(summary: ListenerSummary) -> bool:
+    """Whether the kernel (before 4.1) cut the limit to 16 bits."""
+    return summary.effective_backlog < min(summary.backlog or 0, summary.somaxconn)
+
+
+def _more_room(summary: ListenerSummary) -> list[str]:
+    """What to change so that fewer connections are refused."""
+    faster = "accept() faster: more acceptor threads or processes, nothing slow between two accept() calls"
+    if not summary.accepted:
+        faster = "find out why the application does not call accept() (blocked, stopped, out of descriptors?)"
+    asked, somaxconn = summary.backlog, summary.somaxconn
+    again = "then call listen() again (restart the service): the limit is taken when listen() is called"
+    if asked is None:
+        room = (
+            "tell the real backlog with --backlog N (`ss -ltn` shows it as Send-Q): the limit is assumed here"
+        )
+        return [room, faster]
+    if _truncated(summary):
+        room = (
+            f"pass a backlog below 65,536 to listen() (it is {asked:,}, of which 16 bits are kept), {again}"
+        )
+        return [room, faster]
+    if asked != summary.effective_backlog:
+        return [
+            f"raise net.core.somaxconn (it is {somaxconn:,} and cuts the backlog {asked:,}), {again}",
+            faster,
+        ]
+    room = f"raise the backlog passed to listen() (it is {asked:,})"
+    if asked >= somaxconn:
+        room += f" and net.core.somaxconn (it is {somaxconn:,}) with it"
+    else:
+        room += f"; net.core.somaxconn allows up to {somaxconn:,}"
+    return [f"{room}, or", faster]
+
+
+def _syn_queue(result: Verdict, summary: ListenerSummary, spans: dict[Kind, Span], start_ns: int) -> None:
+    reasons = summary.reasons
+    cookies, always = reasons.get(COOKIES, 0), reasons.get(COOKIES_ALWAYS, 0)
+    dropped, reserved = reasons.get(SYN_QUEUE_FULL, 0), reasons.get(SYN_QUEUE_RESERVED, 0)
+    if cookies:
+        _cookies(result, summary, cookies, _when(spans, (COOKIES,), start_ns))
+    if always:
+        result.story.append(
+            f"{count(always, 'SYN was', 'SYNs were')} answered with cookies because "
+            f"net.ipv4.tcp_syncookies is 2, "
+            "not because of a full queue."
+        )
+    if dropped:
+        result.worse("bad", f"The SYN queue was full: {count(dropped, 'SYN')} dropped.")
+        result.story.append(
+            f"{count(summary.syn_capacity, 'request fits', 'requests fit')} in the SYN queue. "
+            f"{_when(spans, (SYN_QUEUE_FULL,), start_ns)}it was full, and because SYN cookies were not used, "
+            f"{count(dropped, 'SYN was', 'SYNs were')} dropped."
+        )
+        if not summary.sysctl.get("net.ipv4.tcp_syncookies", 1):
+            result.advice.append(
+                "set net.ipv4.tcp_syncookies=1: a full SYN queue then costs options, not connections"
+            )
+        result.advice.append("raise the backlog (it bounds the SYN queue too), unless the SYNs are an attack")
+    if reserved:
+        result.worse(
+            "bad", f"The last quarter of tcp_max_syn_backlog was reached: {count(reserved, 'SYN')} dropped."
+        )
+        limit = summary.sysctl.get("net.ipv4.tcp_max_syn_backlog")
+        result.story.append(
+            f"With SYN cookies off the last quarter of "
+            f"net.ipv4.tcp_max_syn_backlog{f' ({limit:,})' if limit else ''} "
+            f"is kept for clients that proved themselves before; {count(reserved, 'SYN')} of others "
+            f"{_was(reserved)} dropped."
+        )
+        result.advice.append("raise net.ipv4.tcp_max_syn_backlog, or set net.ipv4.tcp_syncookies=1")
+
+
+def _cookies(result: Verdict, summary: ListenerSummary, cookies: int, when: str) -> None:
+    back = summary.reasons.get(COOKIE_CAME_BACK, 0) + summary.reasons.get(COOKIE_REFUSED, 0)
+    result.worse("notice", f"The SYN queue was full: {count(cookies, 'SYN')} answered with SYN cookies.")
+    result.story.append(
+        f"{count(summary.syn_capacity, 'request fits', 'requests fit')} in the SYN queue. {when}it was "
+        f"full, and "
+        f"{count(cookies, 'SYN was', 'SYNs were')} answered with SYN cookies. That works, but the server "
+        f"remembers "
+        "nothing: a lost SYN-ACK is not sent again, and TCP options are lost unless timestamps carry them."
+    )
+    if cookies >= _FLOOD_MIN and back < cookies * _FLOOD_SHARE:
+        result.story.append(
+            f"Only {back:,} of {cookies:,} cookies came back as an ACK: this looks like a SYN flood, "
+            "against which cookies are the right answer."
+        )
+        result.advice.append("leave tcp_syncookies at 1; a bigger backlog does not stop a flood")
+        return
+    result.story.append(f"{back:,} of {cookies:,} cookies came back as an ACK.")
+    result.advice.append(
+        "if these are ordinary clients, raise the backlog passed to listen()"
+        f"{'' if summary.backlog is None else f' (it is {summary.backlog:,})'}: it bounds the SYN queue too"
+    )
+
+
+def _cost(result: Verdict, summary: ListenerSummary) -> None:
+    impacts = summary.impacts
+    if not impacts:
+        return
+    total = len(impacts) + summary.impacts_hidden
+    fates: dict[str, int] = {}
+    for impact in impacts:
+        fates[impact.fate] = fates.get(impact.fate, 0) + 1
+    words = {
+        "connected": "connected late", "reset": "reset", "never": "never connected",
+        "gave_up": "given up by the client",
+        "open": "undecided when the capture ends",
+    }  # fmt: skip
+    late = [impact.added_ns for impact in impacts if impact.fate == "connected"]
+    parts = [f"{number:,} {words[fate]}" for fate, number in fates.items()]
+    of = max(summary.clients, total)
+    text = f"{count(total, 'connection attempt')} of {of:,} {_was(total)} hit: {_listed(parts)}"
+    if summary.impacts_hidden:
+        text += f" (of the first {len(impacts):,})"
+    if late:
+        average = duration(sum(late) // len(late))
+        text += f". The late ones waited {average} on average, {duration(max(late))} at most"
+    result.story.append(f"{text}.")
+
+
+def _requests(result: Verdict, summary: ListenerSummary) -> None:
+    reasons = summary.reasons
+    if summary.expired:
+        refused = reasons.get(ACK_REFUSED, 0)
+        cause = (
+            "Among them can be clients whose ACK was ignored above; the others never answered."
+            if refused
+            else "Their clients never completed the handshake; the queues' limits are not the cause."
+        )
+        if not refused:
+            result.worse(
+                "notice", f"{count(summary.expired, 'request')} expired: the clients never answered."
+            )
+        result.story.append(
+            f"{count(summary.expired, 'request')} {_was(summary.expired)} given up after the last SYN-ACK "
+            f"(silently: the client is told nothing). {cause}"
+        )
+    for kind, text in (
+        (
+            ("rst", "no_request"),
+            "answered with a RST: the server knew no such request (never seen, expired, aborted)",
+        ),
+        (("rst", "no_listener"), "answered with a RST: nothing was listening any more (or yet)"),
+        (("rst", "cookie_invalid"), "answered with a RST: neither a known request nor a valid SYN cookie"),
+        (("rst", "cookie_expired"), "answered with a RST: the SYN cookie was too old"),
+    ):
+        if number := reasons.get(kind):
+            result.worse("notice", f"{count(number, 'packet')} answered with a RST, not because of a queue.")
+            result.story.append(f"{count(number, 'packet')} {_was(number)} {text}.")
+    if number := reasons.get(("deferred", "defer_accept")):
+        result.story.append(
+            f"{count(number, 'bare ACK')} {_was(number)} ignored because of TCP_DEFER_ACCEPT: by design, the "
+            "connection completes when data comes. This looks like an overflow on the wire, and is none."
+        )
+
+
+def _rest(result: Verdict, summary: ListenerSummary) -> None:
+    """Drops and resets that have no paragraph: named, not explained."""
+    others = [
+        f"{number:,} {label(reason)} ({decision})"
+        for (decision, reason), number in summary.reasons.items()
+        if decision in {"dropped", "overflow", "rst"} and (decision, reason) not in _TOLD
+    ]
+    if others:
+        result.worse("notice", "Some packets were dropped or reset, not because of a full queue.")
+        result.story.append(f"Also: {_listed(others)}.")
+
+
+def _nothing_wrong(summary: ListenerSummary) -> str:
+    if not summary.decisions:
+        return "No packet of a handshake reached this listener."
+    clients = f"{count(summary.clients, 'connection attempt')}: " if summary.clients else ""
+    return (
+        f"No problem at the listen socket. {clients}nothing was refused; at most "
+        f"{summary.peak_accept_queue[1]:,} of "
+        f"{summary.accept_capacity:,} waited in the accept queue and {summary.peak_syn_queue[1]:,} of "
+        f"{summary.syn_capacity:,} in the SYN queue."
+    )
+
+
+def _when(spans: dict[Kind, Span], kinds: tuple[Kind, ...], start_ns: int) -> str:
+    """`Between 1.000 s and 2.000 s ` or `At 1.000 s `; a neutral word when no row told the time."""
+    known = [spans[kind] for kind in kinds if kind in spans]
+    if not known:
+        return "At times "
+    first = seconds(min(span.first_ns for span in known) - start_ns)
+    last = seconds(max(span.last_ns for span in known) - start_ns)
+    return f"At {first} s " if first == last else f"Between {first} s and {last} s "
+
+
+def _was(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

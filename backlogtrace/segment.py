@@ -1,0 +1,90 @@
+"""What one TCP segment says: the only type that capture/ and kernel/ share.
+
+Knows header fields, flag bits and 32-bit sequence arithmetic. Knows neither where the bytes came
+from nor what a listener does with them.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import NamedTuple
+
+FIN = 0x01
+SYN = 0x02
+RST = 0x04
+PSH = 0x08
+ACK = 0x10
+URG = 0x20
+ECE = 0x40
+CWR = 0x80
+
+_FLAG_LETTERS = ((SYN, "S"), (ACK, "A"), (FIN, "F"), (RST, "R"), (PSH, "P"), (URG, "U"), (ECE, "E"), (CWR, "C"))
+_FLAG_TEXT = tuple(
+    "".join(letter for bit, letter in _FLAG_LETTERS if flags & bit) for flags in range(256)
+)
+
+
+class Segment(NamedTuple):
+    """One TCP segment as captured.
+
+    `src` and `dst` are endpoints: the address and the port in network byte order, 6 bytes for
+    IPv4 and 18 for IPv6 (bytes, so that hostile addresses cannot collide in a dict).
+    """
+
+    frame: int
+    """1-based number of the packet in the capture, as Wireshark counts."""
+    time_ns: int
+    """Capture time, nanoseconds since the epoch."""
+    src: bytes
+    dst: bytes
+    flags: int
+    """The eight classic flag bits (FIN 0x01 … CWR 0x80)."""
+    seq: int
+    ack: int
+    window: int
+    """The window field as sent, not scaled."""
+    length: int
+    """Payload bytes according to the IP header, also where the capture cut the packet."""
+    mss: int = 0
+    """MSS option, 0 when absent."""
+    wscale: int = -1
+    """Window scale option, -1 when absent."""
+    sack_ok: bool = False
+    tsval: int = -1
+    """Timestamp value, -1 when the segment has no timestamp option."""
+    tsecr: int = -1
+    fastopen: bytes | None = None
+    """TCP Fast Open option (RFC 7413): None when absent, b"" for a cookie request."""
+
+
+def flag_text(flags: int) -> str:
+    """Flags as a subset of `SAFRPUEC`, in that order."""
+    return _FLAG_TEXT[flags & 0xFF]
+
+
+def end_seq(segment: Segment) -> int:
+    """Sequence number after the segment; SYN and FIN count one each (RFC 9293 section 3.4)."""
+    flags = segment.flags
+    return (segment.seq + segment.length + ((flags >> 1) & 1) + (flags & 1)) & 0xFFFFFFFF
+
+
+def seq_after(a: int, b: int) -> bool:
+    """Whether sequence number `a` is after `b`, modulo 2^32 (the kernel's after())."""
+    return 0 < ((a - b) & 0xFFFFFFFF) < 0x80000000
+
+
+def endpoint(address: str, port: int) -> bytes:
+    """Endpoint bytes of a numeric address and a port.
+
+    Raises OSError when `address` is no numeric IPv4 or IPv6 address.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.inet_pton(family, address) + port.to_bytes(2, "big")
+
+
+def endpoint_text(end: bytes) -> str:
+    """`1.2.3.4:5` or `[fd09::2]:5`."""
+    port = int.from_bytes(end[-2:], "big")
+    if len(end) == 6:  # noqa: PLR2004 - 4 bytes of address and 2 of port
+        return f"{end[0]}.{end[1]}.{end[2]}.{end[3]}:{port}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, end[:-2])}]:{port}"
