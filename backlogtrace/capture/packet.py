@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     """(src, dst, flags, seq, ack, window, length, options as captured)"""
     Packet = tuple[int, int, Bare]
     """(frame, time_ns, the segment in it)"""
+    Located = tuple[int, int, bytes, bytes, bool]
+    """(TCP header, bytes from there to the datagram's end, source, destination, whether the IP length is 0)"""
 
 BAD_HEADER = "bad_header"
 FRAGMENT = "fragment"
@@ -43,27 +45,15 @@ def decode(data: Data, at: int, caplen: int, wirelen: int, linktype: int, info: 
     `wirelen` is the packet's length before the capture cut it, in bytes. Counts cut options and lengths of
     zero in `info`; skipped packets are the caller's to count.
     """
-    finder = FINDERS.get(linktype)
-    if finder is None:
-        return f"unsupported_linktype_{linktype}"
-    end = at + caplen
-    network = finder(data, at, end)
-    if isinstance(network, str):
-        return network
-    start, version = network
-    if version == 4:
-        found = _ipv4(data, start, end, at + wirelen)
-    else:
-        found = _ipv6(data, start, end, at + wirelen)
+    found = locate(data, at, caplen, wirelen, linktype)
     if isinstance(found, str):
         return found
     tcp, room, source, target, length_zero = found
-    if tcp + 20 > end:
-        return TRUNCATED
     seq, ack, offset, flags, window = _TCP_HEADER(data, tcp + 4)
     header = offset >> 4 << 2
     if header < 20 or header > room:
         return BAD_HEADER
+    end = at + caplen
     if tcp + header > end:
         info.options_cut += 1
     info.length_zero += length_zero
@@ -73,8 +63,23 @@ def decode(data: Data, at: int, caplen: int, wirelen: int, linktype: int, info: 
     )
 
 
-def _ipv4(data: Data, at: int, end: int, wire_end: int) -> tuple[int, int, bytes, bytes, bool] | str:
-    """(TCP header, bytes from there to the datagram's end, source, destination, length was 0) or a reason."""
+def locate(data: Data, at: int, caplen: int, wirelen: int, linktype: int) -> Located | str:
+    """Where the TCP header of a packet is, whole; or the reason why there is none."""
+    finder = FINDERS.get(linktype)
+    if finder is None:
+        return f"unsupported_linktype_{linktype}"
+    end = at + caplen
+    network = finder(data, at, end)
+    if isinstance(network, str):
+        return network
+    start, version = network
+    found = (_ipv4 if version == 4 else _ipv6)(data, start, end, at + wirelen)
+    if not isinstance(found, str) and found[0] + 20 > end:
+        return TRUNCATED
+    return found
+
+
+def _ipv4(data: Data, at: int, end: int, wire_end: int) -> Located | str:
     if at + 20 > end:
         return TRUNCATED
     first = data[at]
@@ -93,8 +98,8 @@ def _ipv4(data: Data, at: int, end: int, wire_end: int) -> tuple[int, int, bytes
     return at + header, room, data[at + 12 : at + 16], data[at + 16 : at + 20], not total
 
 
-def _ipv6(data: Data, at: int, end: int, wire_end: int) -> tuple[int, int, bytes, bytes, bool] | str:
-    """As `_ipv4`, past any extension headers."""
+def _ipv6(data: Data, at: int, end: int, wire_end: int) -> Located | str:
+    # past any extension headers (RFC 8200 section 4)
     if at + 40 > end:
         return TRUNCATED
     if data[at] >> 4 != 6:

@@ -15,6 +15,7 @@ import socket
 import tempfile
 from collections import Counter
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backlogtrace.capture.file import open_file
@@ -84,8 +85,8 @@ def tunnel_notes(tunnels: Counter[str]) -> list[str]:
 def _packets(path: str, info: CaptureInfo) -> Iterator[Any]:
     """The packets from pyshark; tshark is gone when this ends, however it ends."""
     pyshark, tshark = _tools()
-    if path == STDIN or (os.path.exists(path) and not os.path.isfile(path)):  # noqa: PTH110, PTH113
-        raise UsageError(f"{path}: --reader pyshark needs a regular file: save it first, or use --reader native")
+    if path == STDIN or Path(path).is_fifo():
+        raise UsageError(f"{path}: --reader pyshark reads no pipes: save it first, or use --reader native")
     source, framer = open_file(path)
     source.close()
     info.saw_format(framer.format)
@@ -203,7 +204,6 @@ def _from_fields(frame: int, time_ns: int, ip: Any, tcp: Any, info: CaptureInfo)
     source, target = _addresses(ip)
     options = bytes.fromhex(_field(tcp, "tcp.options").replace(":", ""))
     info.options_cut += len(options) < int(_field(tcp, "tcp.hdr_len")) - _MIN_HEADER
-    info.length_zero += (_field(ip, "ip.len") or _field(ip, "ipv6.plen")) == "0"
     return Segment(
         frame,
         time_ns,

@@ -71,9 +71,11 @@ class _Dissector:
             ) from error
         # Scapy logs what it thinks of odd packets; they are counted here instead.
         conf.logLevel = logging.CRITICAL
-        for family in _INET6_FAMILIES:
-            bind_bottom_up(l2.Loopback, inet6.IPv6, type=family)
-            bind_bottom_up(l2.LoopbackOpenBSD, inet6.IPv6, type=family)
+        for loopback in (l2.Loopback, l2.LoopbackOpenBSD):
+            known = [fields for fields, _ in loopback.payload_guess]
+            for family in _INET6_FAMILIES:
+                if {"type": family} not in known:
+                    bind_bottom_up(loopback, inet6.IPv6, type=family)
         self._ip, self._ip6, self._tcp = inet.IP, inet6.IPv6, inet.TCP
         self._extension = (inet6._IPv6ExtHdr, ipsec.AH)  # noqa: SLF001 - the only name of what they share
         self._fragment_header = inet6.IPv6ExtHdrFragment
@@ -111,9 +113,11 @@ class _Dissector:
         if any(self._is_fragment(layer) for layer in layers):
             return "fragment"
         claimed = ips[-1].len if isinstance(ips[-1], self._ip) else ips[-1].plen + 40
+        there = len(ips[-1].original)
         if not tcps or len(tcps[-1].original) < _TCP_HEADER:
-            return "truncated_headers" if claimed > len(ips[-1].original) else "bad_header"
-        room = self._room(inside[: inside.index(tcps[-1])], claimed or len(ips[-1].original) + wirelen - len(data))
+            return "truncated_headers" if claimed > there else "bad_header"
+        # A length of 0 is segmentation offload: the packet record knows the length.
+        room = self._room(inside[: inside.index(tcps[-1])], claimed or there + wirelen - len(data))
         header = tcps[-1].dataofs * 4
         if header < _TCP_HEADER or header > room:
             return "bad_header"

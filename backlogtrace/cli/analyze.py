@@ -71,7 +71,10 @@ def analyze(captures: tuple[str, ...], **values: Any) -> int:  # fmt: skip
     Several captures of one host are merged by time.
     """
     fail_on = parse_fail_on(values["fail_on"])
-    model = parse_model(values, all_packets=values["all_packets"])
+    every_row = values["all_packets"]
+    model = parse_model(
+        values, all_packets=every_row, routine_rows=every_row or values["form"] in {"text", "jsonl", "csv"}
+    )
     header, listeners, undecided = _analyze(captures, model, values)
     return _verdict(header, listeners, fail_on=fail_on, strict=values["strict"], undecided=undecided)
 

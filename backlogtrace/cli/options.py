@@ -70,7 +70,7 @@ class Model:
     """Ports that are served for certain."""
 
 
-def parse_model(values: dict[str, Any], *, all_packets: bool = False) -> Model:
+def parse_model(values: dict[str, Any], *, all_packets: bool = False, routine_rows: bool = True) -> Model:
     """Turn the values of model_options into a Model.
 
     Raises UsageError for the first value that cannot be used.
@@ -90,6 +90,7 @@ def parse_model(values: dict[str, Any], *, all_packets: bool = False) -> Model:
         accept=parse_accept(values["accept"]),
         vantage=values["vantage"],
         all_packets=all_packets,
+        routine_rows=routine_rows,
     )
     served = [*listeners, *(host.listeners if host else ())]
     return Model(host, options, values["reader"], tuple({listener.port: None for listener in served}))

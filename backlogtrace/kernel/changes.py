@@ -44,6 +44,14 @@ REQUEST_KEEPS_TSVAL: Final = Change(
     functions=("tcp_check_req",),
     backports=("v6.1.176",),
 )
+TIMEWAIT_SYN_EXEMPT: Final = Change(
+    field="timewait_syn_is_plain",
+    after=False,
+    summary="a SYN that reuses a TIME_WAIT 4-tuple is exempt from the SYN-queue and cookie tests",
+    since="v6.12",
+    functions=("tcp_conn_request", "tcp_timewait_state_process"),
+    evidence="measured",
+)
 RST_EXACT: Final = Change(
     field="rst_needs_exact_seq",
     after=True,

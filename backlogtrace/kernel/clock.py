@@ -10,8 +10,9 @@ Sources: kernel/time/timer.c (calc_wheel_index, since v4.8), include/linux/jiffi
 from __future__ import annotations
 
 NS = 1_000_000_000
-_WHEEL_LEVEL_BITS = 3
+_BITS = 3  # granularity of a wheel level is 8^level ticks
 _WHEEL_SLOTS = 63  # timers up to 63 granules away live on a level
+_DRIFT_TICKS = 3
 COOKIE_PERIOD_S = 60
 LATE_NS = 250_000_000  # how late a timer may fire on a busy machine
 EARLY_NS = 20_000_000  # capture time of the packet that armed it may lag behind the arming
@@ -20,26 +21,35 @@ EARLY_NS = 20_000_000  # capture time of the packet that armed it may lag behind
 def wheel_level(ticks: int) -> int:
     """Level of the timer wheel that holds a timer `ticks` away."""
     level = 0
-    while ticks >= _WHEEL_SLOTS << (_WHEEL_LEVEL_BITS * level):
+    while ticks >= _WHEEL_SLOTS << _BITS * level:
         level += 1
     return level
+
+
+def _next_multiple(tick: int, level: int) -> int:
+    """First tick after `tick` at which timers of `level` fire."""
+    shift = _BITS * level
+    return ((tick >> shift) + 1) << shift
 
 
 class TickClock:
     """Exact jiffies of a machine whose HZ and boot time are known.
 
     `lag` is how many ticks jiffies run behind (now - boot) * HZ: ticks that passed before the tick
-    device started. It is constant per boot and pinned by the first timer packets seen.
+    device started. It is constant per boot. Timer packets seen tell it modulo the granularity of
+    their wheel level, `level` being the coarsest level seen; timers above it are windows.
     """
 
     exact = True
 
-    def __init__(self, hz: int, boot_ns: int, lag: int) -> None:
+    def __init__(self, hz: int, boot_ns: int, lag: int = 0, level: int = 0) -> None:
         self.hz = hz
         self.tick_ns = NS // hz
         self.boot_ns = boot_ns
         self.lag = lag
+        self.level = level
         self._base = (1 << 32) - 300 * hz
+        self._drift = 0
 
     def jiffies(self, now_ns: int) -> int:
         """jiffies_64 at `now_ns` (starts at 2^32 - 300 s, INITIAL_JIFFIES)."""
@@ -50,26 +60,36 @@ class TickClock:
 
         The wheel rounds up to the granularity of the level: never early, at most one granule late.
         """
-        ticks = seconds * self.hz
-        level = wheel_level(ticks)
-        shift = _WHEEL_LEVEL_BITS * level
-        fires = (((self.jiffies(now_ns) + ticks) >> shift) + 1) << shift
-        at = (fires - self._base + self.lag) * self.tick_ns + self.boot_ns
-        return at, at, level
+        expires = self.jiffies(now_ns) + seconds * self.hz
+        level = wheel_level(seconds * self.hz)
+        known = min(level, self.level)
+        first = _next_multiple(expires, known)
+        last = first if known == level else first + (1 << _BITS * level) - (1 << _BITS * known)
+        return self._at(first), self._at(last), level
 
-    def pin(self, seen_ns: int, seconds: int) -> bool:
-        """Correct the lag by a timer packet seen; False when it fits no tick of the wheel.
+    def _at(self, tick: int) -> int:
+        return (tick - self._base + self.lag) * self.tick_ns + self.boot_ns
+
+    def pin(self, seen_ns: int, seconds: int) -> None:
+        """Learn from a timer packet seen: the lag on a coarser level, or a drift of the clock.
 
         A clock that is being disciplined (NTP) drifts by a few ticks over minutes.
         """
-        granule = 1 << (_WHEEL_LEVEL_BITS * wheel_level(seconds * self.hz))
+        level = wheel_level(seconds * self.hz)
+        granule = 1 << _BITS * level
         off = self.jiffies(seen_ns) % granule
         if off > granule // 2:
             off -= granule
-        if abs(off) > _DRIFT_TICKS:
-            return False
-        self.lag += off
-        return True
+        if level > self.level:
+            known = 1 << _BITS * self.level
+            if off % known == 0:
+                self.lag += off
+                self.level = level
+        elif abs(off) <= _DRIFT_TICKS:
+            if off and off == self._drift:  # twice the same: drift; once: the packet was late
+                self.lag += off
+                off = 0
+            self._drift = off
 
     def minute(self, now_ns: int) -> tuple[int, int]:
         """Cookie minute counter, as [lowest, highest]."""
@@ -79,9 +99,6 @@ class TickClock:
     def tick(self, now_ns: int) -> int:
         """Tick number, for comparisons in ticks of `hz`."""
         return self.jiffies(now_ns)
-
-
-_DRIFT_TICKS = 3
 
 
 class WindowClock:

@@ -72,7 +72,8 @@ def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
     if not flags & (SYN | RST | FIN) and child.fin_seq_out is None:
         return out.PASSED
     if flags & RST:
-        _die(stack, child)
+        if stack.witness(segment) != "ack":  # an ACK challenges a RST with an inexact sequence number
+            _die(stack, child)
         return out.PASSED
     if flags & SYN:
         now = segment.time_ns

@@ -101,7 +101,8 @@ class ListenSocket:
 
         # SYN queue full
         full = self.qlen >= self.syn_capacity
-        if (full or syncookies == 2) and not timewait:  # noqa: PLR2004 - tcp_syncookies=2: always
+        plain = not timewait or self.profile.timewait_syn_is_plain
+        if (full or syncookies == 2) and plain:  # noqa: PLR2004 - tcp_syncookies=2: always
             if not syncookies:
                 return out.DROP_SYN_QUEUE
             cookie = True
@@ -116,7 +117,7 @@ class ListenSocket:
 
         # without cookies the last quarter of tcp_max_syn_backlog is kept for proven peers
         limit = settings.tcp_max_syn_backlog
-        if not syncookies and not timewait and limit - self.qlen < limit >> 2:
+        if not syncookies and plain and limit - self.qlen < limit >> 2:
             return out.DROP_RESERVED
 
         tstamp_ok = syn.tsval >= 0 and settings.tcp_timestamps != 0
@@ -228,7 +229,8 @@ class ListenSocket:
         if request.num_timeout == 0:
             self.young -= 1
         request.num_timeout += 1
-        self.stack.timers.arm(request, now_ns, self.interval(request.num_timeout))
+        latest = 0 if send else request.deadline  # a packet seen pins the timer
+        self.stack.timers.arm(request, now_ns, self.interval(request.num_timeout), latest)
 
     def adopt(self, key: bytes, synack: Segment) -> Request:
         """A request the model did not make, but whose SYN-ACK the wire shows."""

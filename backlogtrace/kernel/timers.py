@@ -34,9 +34,11 @@ class RequestTimers:
         self.next_due = NEVER
         """Earliest time (ns) at which a timer may fire."""
 
-    def arm(self, request: Request, now_ns: int, seconds: int) -> None:
-        """(Re)start the timer of `request`."""
+    def arm(self, request: Request, now_ns: int, seconds: int, latest_ns: int = 0) -> None:
+        """(Re)start the timer of `request`, now or at the latest at `latest_ns`."""
         due, deadline, level = self._clock.arm(now_ns, seconds)
+        if latest_ns > now_ns:
+            deadline = self._clock.arm(latest_ns, seconds)[1]
         request.due = due
         request.deadline = deadline
         key = due * _LEVELS + _LEVELS - 1 - level
@@ -59,3 +61,13 @@ class RequestTimers:
                 if request.timer == key:  # else stopped or restarted meanwhile
                     yield request
         self.next_due = keys[0] // _LEVELS if keys else NEVER
+
+    def due_by(self, now_ns: int) -> list[Request]:
+        """Requests whose timer may fire at or before `now_ns`, without taking them."""
+        return [
+            request
+            for key in self._keys
+            if key < (now_ns + 1) * _LEVELS
+            for request in self._buckets[key]
+            if request.timer == key
+        ]

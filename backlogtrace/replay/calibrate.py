@@ -27,30 +27,30 @@ def server_clock(segments: Iterable[Segment], hz: int | None, boot_ns: int | Non
     """TickClock when HZ and boot time (ns) are given and the capture's repeated SYN-ACKs agree with them."""
     if hz is None or boot_ns is None:
         return WindowClock()
-    clock = TickClock(hz, boot_ns, 0)
-    seen = [(clock.jiffies(when), 8 ** wheel_level(seconds * hz)) for when, seconds in _timer_packets(segments)]
+    clock = TickClock(hz, boot_ns)
+    seen = [(clock.jiffies(when), wheel_level(seconds * hz)) for when, seconds in _timer_packets(segments)]
     if not seen:
         return WindowClock()
-    votes = [sum(_fits(jiffies - lag, granule) for jiffies, granule in seen) for lag in range(_LAGS)]
+    votes = [_vote(seen, lag) for lag in range(_LAGS)]
     best = max(votes)
-    if best < _FIT * len(seen):
+    if best[1] < _FIT * len(seen):
         return WindowClock()
-    top = [lag for lag, count in enumerate(votes) if count == best]
-    clock.lag = top[len(_run(top)) // 2]
+    clock.lag = votes.index(best)
+    clock.level = max(level for jiffies, level in seen if _off(jiffies - clock.lag, level) <= _TOLERANCE)
     return clock
 
 
-def _run(values: list[int]) -> list[int]:
-    """The first run of consecutive values: lags within the tolerance of one another."""
-    length = 1
-    while length < len(values) and values[length] == values[length - 1] + 1:
-        length += 1
-    return values[:length]
+def _vote(seen: list[tuple[int, int]], lag: int) -> tuple[int, int]:
+    """How many packets came exactly at a tick of their wheel level, and how many nearly."""
+    offs = [_off(jiffies - lag, level) for jiffies, level in seen]
+    return offs.count(0), sum(off <= _TOLERANCE for off in offs)
 
 
-def _fits(jiffies: int, granule: int) -> bool:
+def _off(jiffies: int, level: int) -> int:
+    """Ticks to the nearest one at which timers of this wheel level fire."""
+    granule = 8**level
     off = jiffies % granule
-    return min(off, granule - off) <= _TOLERANCE
+    return min(off, granule - off)
 
 
 def _timer_packets(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
@@ -67,6 +67,10 @@ def _timer_packets(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
         last[key] = (segment.time_ns, segment.seq)
         if before is None or before[1] != segment.seq:
             continue
-        seconds = 1 << max(0, ((segment.time_ns - before[0]) // NS).bit_length() - 1)
-        if seconds <= _MAX_INTERVAL_S and segment.time_ns - before[0] < seconds * NS * 6 // 5:
+        gap = segment.time_ns - before[0]
+        seconds = 1 << max(0, (gap // NS).bit_length() - 1)
+        # one interval of 1, 2, 4 … s, or with TCP_DEFER_ACCEPT several silent ones: 1+2, 1+2+4 …
+        if seconds <= _MAX_INTERVAL_S and any(
+            0 <= gap - NS * total < NS * total // 5 for total in (seconds, 2 * seconds - 1)
+        ):
             yield segment.time_ns, seconds

@@ -21,6 +21,7 @@ from backlogtrace.segment import ACK, FIN, RST, SYN, endpoint_text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.outcome import Outcome, Reply
     from backlogtrace.kernel.stack import Stack
     from backlogtrace.replay.events import EventQueue
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 REPLY_NS = 200_000_000
 """How long after a packet the server's direct reply may appear in the capture."""
+SKEW_NS = 2_000_000
+"""How far capture time and timer ticks may be apart: a packet this close before a tick may come after it."""
 HOLD_NS = 4_000_000_000
 """How long a row waits for the packet that proves it."""
 _HOLD_ROWS = 65_536
@@ -175,6 +178,8 @@ class Replay:
             accept = len(socket.accept_queue)
             syn_high = socket.qlen
             syn_low = syn_high - socket.expiring
+            if self.stack.timers.next_due - self.now < SKEW_NS:
+                syn_low -= self._about_to_expire(socket)
         track.sample(segment.time_ns, accept, syn_low, syn_high)
         decision = outcome.decision
         row: PacketRow | None = None
@@ -444,7 +449,7 @@ class Replay:
             listener.remove(request)
             return
         expire, send = listener.timer_plan(request)
-        if request.deadline == request.due:
+        if request.deadline == request.due or not (expire or send):
             self._fire(track, request, request.due, expire=expire, send=send)
             return
         if expire:
@@ -488,6 +493,11 @@ class Replay:
         track.sample(
             when, len(listener.accept_queue), listener.qlen - listener.expiring, listener.qlen
         )
+
+    def _about_to_expire(self, listener: ListenSocket) -> int:
+        """Requests whose silent expiry is so near that it may have come before the packet."""
+        due = self.stack.timers.due_by(self.now + SKEW_NS)
+        return sum(r.listener is listener and listener.timer_plan(r)[0] for r in due)
 
     def _relieve(self, request: Request, track: Track) -> bool:
         """The wire shows that `request` was kept: others must have expired before it under pressure."""

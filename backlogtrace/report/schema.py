@@ -56,7 +56,8 @@ _JSONL: dict[str, _Schema] = {
         {
             "type": {"const": "header"}, "schema_version": {"const": "1"}, "capture": _TEXT,
             "packets": _NUMBER, "handshake_packets": _NUMBER, "kernel": _TEXT,
-            "mode": {"enum": ["predict", "infer"]}, "assumed": _TEXTS, "quality": {"enum": ["A", "B", "C", "D"]},
+            "mode": {"enum": ["predict", "infer"]}, "assumed": _TEXTS,
+            "quality": {"enum": ["A", "B", "C", "D"]},
         },
         {"quality_reasons": _TEXTS, "notes": _TEXTS, "skipped": _COUNTS, "problems": _TEXTS},
     ),
@@ -64,8 +65,8 @@ _JSONL: dict[str, _Schema] = {
         "type": {"const": "packet"}, "frame": _FRAME, "time_ns": _TIME, **_WHERE, "dir": {"const": "in"},
         "flags": _FLAGS, "decision": {"enum": list(_DECISIONS)}, "reason": _TEXT, "rule": _TEXT,
         "function": _TEXT, "reply": {"enum": ["synack", "rst", "ack", None]}, "counters": _COUNTS,
-        "accept_queue": _BOUNDS, "syn_queue": _BOUNDS, "certainty": {"enum": ["certain", "likely", "undecided"]},
-        "resolved_by": _or_null(_FRAME), "rivals": _TEXTS,
+        "accept_queue": _BOUNDS, "syn_queue": _BOUNDS,
+        "certainty": {"enum": ["certain", "likely", "undecided"]}, "resolved_by": _or_null(_FRAME), "rivals": _TEXTS,
     }),
     "packet_out": _object(
         {
