@@ -9,6 +9,11 @@ Sources: kernel/time/timer.c (calc_wheel_index, since v4.8), include/linux/jiffi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 NS = 1_000_000_000
 _BITS = 3  # granularity of a wheel level is 8^level ticks
 _WHEEL_SLOTS = 63  # timers up to 63 granules away live on a level
@@ -26,70 +31,67 @@ def wheel_level(ticks: int) -> int:
     return level
 
 
-def _next_multiple(tick: int, level: int) -> int:
-    """First tick after `tick` at which timers of `level` fire."""
-    shift = _BITS * level
-    return ((tick >> shift) + 1) << shift
-
-
 class TickClock:
     """Exact jiffies of a machine whose HZ and boot time are known.
 
-    `lag` is how many ticks jiffies run behind (now - boot) * HZ: ticks that passed before the tick
-    device started. It is constant per boot. Timer packets seen tell it modulo the granularity of
-    their wheel level, `level` being the coarsest level seen; timers above it are windows.
+    `lags` are the possible numbers of ticks that jiffies run behind (now - boot) * HZ: ticks that
+    passed before the tick device started. It is one number per boot; timer packets seen narrow it,
+    and what it leaves open makes a timer a window.
     """
 
     exact = True
 
-    def __init__(self, hz: int, boot_ns: int, lag: int = 0, level: int = 0) -> None:
+    def __init__(self, hz: int, boot_ns: int, lags: Sequence[int] = (0,)) -> None:
         self.hz = hz
         self.tick_ns = NS // hz
         self.boot_ns = boot_ns
-        self.lag = lag
-        self.level = level
+        self.lags = list(lags)
         self._base = (1 << 32) - 300 * hz
         self._drift = 0
 
     def jiffies(self, now_ns: int) -> int:
         """jiffies_64 at `now_ns` (starts at 2^32 - 300 s, INITIAL_JIFFIES)."""
-        return (now_ns - self.boot_ns) // self.tick_ns + self._base - self.lag
+        return (now_ns - self.boot_ns) // self.tick_ns + self._base - self.lags[0]
 
     def arm(self, now_ns: int, seconds: int) -> tuple[int, int, int]:
         """(earliest ns, latest ns, wheel level) at which a timer armed now fires.
 
         The wheel rounds up to the granularity of the level: never early, at most one granule late.
         """
-        expires = self.jiffies(now_ns) + seconds * self.hz
-        level = wheel_level(seconds * self.hz)
-        known = min(level, self.level)
-        first = _next_multiple(expires, known)
-        last = first if known == level else first + (1 << _BITS * level) - (1 << _BITS * known)
-        return self._at(first), self._at(last), level
+        ticks = seconds * self.hz
+        level = wheel_level(ticks)
+        shift = _BITS * level
+        raw = (now_ns - self.boot_ns) // self.tick_ns + self._base + ticks
+        fires = [((((raw - lag) >> shift) + 1) << shift) + lag for lag in self.lags]
+        return self._at(min(fires)), self._at(max(fires)), level
 
-    def _at(self, tick: int) -> int:
-        return (tick - self._base + self.lag) * self.tick_ns + self.boot_ns
+    def _at(self, raw: int) -> int:
+        return (raw - self._base) * self.tick_ns + self.boot_ns
+
+    def off(self, seen_ns: int, seconds: int, lag: int) -> int:
+        """Ticks between `seen_ns` and the nearest tick at which timers of this interval fire."""
+        granule = 1 << _BITS * wheel_level(seconds * self.hz)
+        off = ((seen_ns - self.boot_ns) // self.tick_ns + self._base - lag) % granule
+        return off - granule if off > granule // 2 else off
 
     def pin(self, seen_ns: int, seconds: int) -> None:
-        """Learn from a timer packet seen: the lag on a coarser level, or a drift of the clock.
+        """Learn from a timer packet seen: which lags remain, or a drift of the clock.
 
         A clock that is being disciplined (NTP) drifts by a few ticks over minutes.
         """
-        level = wheel_level(seconds * self.hz)
-        granule = 1 << _BITS * level
-        off = self.jiffies(seen_ns) % granule
-        if off > granule // 2:
-            off -= granule
-        if level > self.level:
-            known = 1 << _BITS * self.level
-            if off % known == 0:
-                self.lag += off
-                self.level = level
-        elif abs(off) <= _DRIFT_TICKS:
-            if off and off == self._drift:  # twice the same: drift; once: the packet was late
-                self.lag += off
-                off = 0
-            self._drift = off
+        offs = [self.off(seen_ns, seconds, lag) for lag in self.lags]
+        fitting = [lag for lag, off in zip(self.lags, offs, strict=True) if not off]
+        if fitting:
+            self.lags = fitting
+            self._drift = 0
+            return
+        off = min(offs, key=abs)
+        if abs(off) > _DRIFT_TICKS:
+            return
+        if off == self._drift:  # twice the same: drift; once: the packet was late
+            self.lags = [lag + off for lag in self.lags]
+            off = 0
+        self._drift = off
 
     def minute(self, now_ns: int) -> tuple[int, int]:
         """Cookie minute counter, as [lowest, highest]."""

@@ -30,19 +30,25 @@ class Child:
     __slots__ = (
         "accepted",
         "dead",
+        "doubtful",
         "fin_seq_in",
         "fin_seq_out",
         "key",
         "last_challenge",
         "listener",
+        "rcv_nxt",
         "server_closed_first",
         "ts_recent",
     )
 
-    def __init__(self, key: bytes, listener: ListenSocket, ts_recent: int) -> None:
+    def __init__(self, key: bytes, listener: ListenSocket, completing: Segment) -> None:
         self.key = key
         self.listener = listener
-        self.ts_recent = ts_recent
+        self.ts_recent = completing.tsval
+        self.rcv_nxt = end_seq(completing)
+        """What the server acknowledged last, as far as its packets were seen."""
+        self.doubtful = False
+        """A RST arrived that may or may not have ended the connection."""
         self.accepted = False
         self.dead = False
         self.fin_seq_in: int | None = None
@@ -72,8 +78,10 @@ def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
     if not flags & (SYN | RST | FIN) and child.fin_seq_out is None:
         return out.PASSED
     if flags & RST:
-        if stack.witness(segment) != "ack":  # an ACK challenges a RST with an inexact sequence number
+        if segment.seq == child.rcv_nxt:
             _die(stack, child)
+        else:  # challenged or ignored, or data not seen lies between: what follows will tell
+            child.doubtful = True
         return out.PASSED
     if flags & SYN:
         now = segment.time_ns
@@ -91,11 +99,23 @@ def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
 
 
 def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
-    """The server's side sent a FIN or RST on the connection."""
+    """The server's side sent something on the connection."""
+    child.rcv_nxt = segment.ack
     if segment.flags & RST:
         _die(stack, child)
     elif segment.flags & FIN:
         child.fin_seq_out = end_seq(segment)
+
+
+def outlived(stack: Stack, child: Child, segment: Segment) -> bool:
+    """Whether a connection with a doubtful RST is still there when `segment` arrives."""
+    answer = stack.witness(segment)
+    alive = answer == "ack" or (answer is None and not segment.flags & SYN)
+    if alive:
+        child.doubtful = False
+    else:
+        _die(stack, child)
+    return alive
 
 
 def _die(stack: Stack, child: Child) -> None:

@@ -171,7 +171,7 @@ class ListenSocket:
         self._add_child(request.key, segment)
 
     def _add_child(self, key: bytes, segment: Segment) -> None:
-        child = Child(key, self, segment.tsval)
+        child = Child(key, self, segment)
         self.stack.ehash[key] = child
         self.accept_queue.append(child)
         self.stack.child_born(child, segment)

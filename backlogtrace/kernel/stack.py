@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
-from backlogtrace.kernel.connection import Child, TimeWait, child_receive, timewait_receive
+from backlogtrace.kernel.connection import Child, TimeWait, child_receive, outlived, timewait_receive
 from backlogtrace.kernel.listener import ListenSocket
 from backlogtrace.kernel.request import Request, check_req
 from backlogtrace.kernel.timers import RequestTimers
@@ -69,7 +69,7 @@ class Stack:
         """What the host does with an inbound segment (tcp_v4_rcv)."""
         key = segment.src + segment.dst
         entry = self.ehash.get(key)
-        if type(entry) is Child:
+        if type(entry) is Child and (not entry.doubtful or outlived(self, entry, segment)):
             return child_receive(self, entry, segment)
         if type(entry) is Request:
             if entry.listener.listening:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from backlogtrace.kernel.clock import NS, Clock, TickClock, WindowClock, wheel_level
+from backlogtrace.kernel.clock import NS, Clock, TickClock, WindowClock
 from backlogtrace.segment import ACK, SYN
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _LAGS = 512  # the coarsest wheel level that intervals up to 120 s use at HZ=250 and the first at 1000
+_USUAL_LAGS = 64  # 20 to 25 ticks in every kernel measured
 _TOLERANCE = 2  # ticks
 _FIT = 0.9
 _MAX_INTERVAL_S = 64
@@ -28,29 +29,21 @@ def server_clock(segments: Iterable[Segment], hz: int | None, boot_ns: int | Non
     if hz is None or boot_ns is None:
         return WindowClock()
     clock = TickClock(hz, boot_ns)
-    seen = [(clock.jiffies(when), wheel_level(seconds * hz)) for when, seconds in _timer_packets(segments)]
+    seen = list(_timer_packets(segments))
     if not seen:
         return WindowClock()
-    votes = [_vote(seen, lag) for lag in range(_LAGS)]
+    votes = [_vote(clock, seen, lag) for lag in range(_LAGS)]
     best = max(votes)
     if best[1] < _FIT * len(seen):
         return WindowClock()
-    clock.lag = votes.index(best)
-    clock.level = max(level for jiffies, level in seen if _off(jiffies - clock.lag, level) <= _TOLERANCE)
-    return clock
+    lags = [lag for lag, vote in enumerate(votes) if vote == best]
+    return TickClock(hz, boot_ns, [lag for lag in lags if lag < _USUAL_LAGS] or lags)
 
 
-def _vote(seen: list[tuple[int, int]], lag: int) -> tuple[int, int]:
+def _vote(clock: TickClock, seen: list[tuple[int, int]], lag: int) -> tuple[int, int]:
     """How many packets came exactly at a tick of their wheel level, and how many nearly."""
-    offs = [_off(jiffies - lag, level) for jiffies, level in seen]
+    offs = [abs(clock.off(when, seconds, lag)) for when, seconds in seen]
     return offs.count(0), sum(off <= _TOLERANCE for off in offs)
-
-
-def _off(jiffies: int, level: int) -> int:
-    """Ticks to the nearest one at which timers of this wheel level fire."""
-    granule = 8**level
-    off = jiffies % granule
-    return min(off, granule - off)
 
 
 def _timer_packets(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
