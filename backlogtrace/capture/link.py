@@ -27,7 +27,7 @@ ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_IPV6 = 0x86DD
 ETHERTYPE_PPPOE = 0x8864
 VLAN_ETHERTYPES = frozenset((0x8100, 0x88A8, 0x9100, 0x9200))
-_TUNNEL_ETHERTYPES = frozenset((0x8847, 0x8848, 0x88E7, 0x894F, 0x6558))
+TUNNEL_ETHERTYPES = frozenset((0x8847, 0x8848, 0x88E7, 0x894F, 0x6558))
 """MPLS, provider backbone bridges, network service header, transparent Ethernet bridging."""
 
 _INET6_FAMILIES = frozenset((10, 24, 28, 30))
@@ -48,7 +48,7 @@ def by_ethertype(data: Data, ethertype: int, at: int, end: int) -> Network:
     if ethertype == ETHERTYPE_PPPOE:
         # version 1, type 1, code 0 (session data), session id, length (RFC 2516 section 4)
         return _ppp_protocol(data, at + 6, end)
-    return TUNNEL if ethertype in _TUNNEL_ETHERTYPES else NOT_IP
+    return TUNNEL if ethertype in TUNNEL_ETHERTYPES else NOT_IP
 
 
 def _ethernet(data: Data, at: int, end: int) -> Network:

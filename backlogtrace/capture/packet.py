@@ -33,7 +33,7 @@ TUNNEL_PROTOCOLS = frozenset((4, 41, 47, 97, 137))
 """IP in IP, IPv6 in IP, GRE, EtherIP, MPLS in IP."""
 TUNNEL_UDP_PORTS = frozenset((4789, 6081))
 """Registered destination ports of VXLAN (RFC 7348) and Geneve (RFC 8926)."""
-_EXTENSION_HEADERS = frozenset((0, 43, 44, 51, 60))
+EXTENSION_HEADERS = frozenset((0, 43, 44, 51, 60))
 """Hop-by-hop, routing, fragment, authentication, destination options."""
 
 _TCP_HEADER = Struct("!IIBBH").unpack_from
@@ -107,13 +107,13 @@ def _ipv6(data: Data, at: int, end: int, wire_end: int) -> Located | str:
     length = data[at + 4] << 8 | data[at + 5]
     following = data[at + 6]
     cursor = at + 40
-    while following in _EXTENSION_HEADERS:
+    while following in EXTENSION_HEADERS:
         if cursor + 8 > end:
             return TRUNCATED
         kind, following = following, data[cursor]
         if kind == 44:
             fragment = data[cursor + 2] << 8 | data[cursor + 3]
-            if fragment & 0xFFF9 and (following == TCP_PROTOCOL or following in _EXTENSION_HEADERS):
+            if fragment & 0xFFF9 and (following == TCP_PROTOCOL or following in EXTENSION_HEADERS):
                 return FRAGMENT
             cursor += 8
         elif kind == 51:

@@ -148,7 +148,7 @@ def _tools() -> tuple[Any, str]:
         import pyshark
     except ImportError as error:
         raise BacklogtraceError(
-            "--reader pyshark needs pyshark, which is not installed: pip install pyshark, or use --reader native"
+            "--reader pyshark needs pyshark: pip install pyshark, or use --reader native"
         ) from error
     tshark = shutil.which("tshark")
     if tshark is None:

@@ -60,6 +60,11 @@ class Records:
     def __len__(self) -> int:
         return len(self.at)
 
+    def chosen(self, index: Ints | slice) -> Records:
+        """Some of them."""
+        linktype = self.linktype if isinstance(self.linktype, int) else self.linktype[index]
+        return Records(self.at[index], self.caplen[index], self.wirelen[index], self.time_ns[index], linktype)
+
 
 def column_scan(framer: Framer) -> Callable[[Data, int, int], tuple[Records, int]]:
     """The scan of a file by columns, with the results and the side effects of `framer.scan`."""

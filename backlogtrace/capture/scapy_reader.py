@@ -67,7 +67,7 @@ class _Dissector:
             from scapy.packet import bind_bottom_up
         except ImportError as error:
             raise BacklogtraceError(
-                "--reader scapy needs scapy, which is not installed: pip install scapy, or use --reader native"
+                "--reader scapy needs scapy: pip install scapy, or use --reader native"
             ) from error
         # Scapy logs what it thinks of odd packets; they are counted here instead.
         conf.logLevel = logging.CRITICAL

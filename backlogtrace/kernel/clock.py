@@ -109,6 +109,7 @@ class WindowClock:
     exact = False
     hz = 1000
     """Resolution of `tick`; the machine's own HZ is not known."""
+    tick_ns = NS // hz
 
     def arm(self, now_ns: int, seconds: int) -> tuple[int, int, int]:
         """(earliest ns, latest ns, 0): the wheel adds at most 8/63 of the interval and a tick."""

@@ -16,7 +16,7 @@ from backlogtrace.kernel import profiles
 from backlogtrace.kernel.settings import DEFAULTS, make_settings
 from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
-from backlogtrace.replay.engine import REPLY_NS, Replay
+from backlogtrace.replay.engine import AHEAD_NS, Replay
 from backlogtrace.replay.events import EventQueue
 from backlogtrace.replay.host import AcceptModel, Host, HostListener
 from backlogtrace.replay.rows import Header, ListenerSummary
@@ -104,7 +104,7 @@ class Analysis:
         self._finish(replay)
 
     def _replay(self, replay: Replay, chunks: Iterator[list[Segment]]) -> Iterator[Row]:
-        """Chunk by chunk, the last REPLY_NS of each kept back so that replies can be looked up."""
+        """Chunk by chunk, the last AHEAD_NS of each kept back so that replies can be looked up."""
         waiting: list[Segment] = []
         for chunk in chunks:
             if not chunk:
@@ -112,7 +112,7 @@ class Analysis:
             if not self._given:
                 self._discover(chunk)
             waiting += chunk
-            horizon = waiting[-1].time_ns - REPLY_NS
+            horizon = waiting[-1].time_ns - AHEAD_NS
             upto = len(waiting)
             while upto and waiting[upto - 1].time_ns > horizon:
                 upto -= 1

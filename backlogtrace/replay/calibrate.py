@@ -22,6 +22,8 @@ _USUAL_LAGS = 64  # 20 to 25 ticks in every kernel measured
 _TOLERANCE = 2  # ticks
 _FIT = 0.9
 _MAX_INTERVAL_S = 64
+_LATE_NS = 2_000_000
+_ABSURD_NS = 30 * NS
 
 
 def server_clock(segments: Iterable[Segment], hz: int | None, boot_ns: int | None) -> Clock:
@@ -46,24 +48,49 @@ def _vote(clock: TickClock, seen: list[tuple[int, int]], lag: int) -> tuple[int,
     return offs.count(0), sum(off <= _TOLERANCE for off in offs)
 
 
+def sent_ns(synack: Segment, syn_ns: int, first_tsval: int | None) -> int:
+    """When a repeated SYN-ACK was sent: by its timestamp where the capture shows it later than that.
+
+    TSval counts milliseconds from the first SYN-ACK's `first_tsval`, sent at once at `syn_ns`.
+    """
+    if synack.tsval < 0 or first_tsval is None or first_tsval < 0:
+        return synack.time_ns
+    by_clock = syn_ns + ((synack.tsval - first_tsval) & 0xFFFFFFFF) * 1_000_000
+    return by_clock if _LATE_NS < synack.time_ns - by_clock < _ABSURD_NS else synack.time_ns
+
+
 def _timer_packets(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
     """(time in ns, timer interval in s) of SYN-ACKs that were repeated without a SYN asking for it."""
-    last: dict[bytes, tuple[int, int]] = {}
+    seen: dict[bytes, _Handshake] = {}
     for segment in segments:
         if not segment.flags & SYN:
             continue
         if not segment.flags & ACK:
-            last.pop(segment.src + segment.dst, None)
+            seen[segment.src + segment.dst] = _Handshake(segment.time_ns)
             continue
-        key = segment.dst + segment.src
-        before = last.get(key)
-        last[key] = (segment.time_ns, segment.seq)
-        if before is None or before[1] != segment.seq:
+        known = seen.get(segment.dst + segment.src)
+        if known is None:
             continue
-        gap = segment.time_ns - before[0]
+        if known.isn != segment.seq:
+            known.isn, known.first_tsval = segment.seq, segment.tsval
+            continue
+        sent = sent_ns(segment, known.syn_ns, known.first_tsval)
+        gap = sent - known.last_ns
+        known.last_ns = sent
         seconds = 1 << max(0, (gap // NS).bit_length() - 1)
         # one interval of 1, 2, 4 … s, or with TCP_DEFER_ACCEPT several silent ones: 1+2, 1+2+4 …
         if seconds <= _MAX_INTERVAL_S and any(
             0 <= gap - NS * total < NS * total // 5 for total in (seconds, 2 * seconds - 1)
         ):
-            yield segment.time_ns, seconds
+            yield sent, seconds
+
+
+class _Handshake:
+    """The last SYN of a connection, and the SYN-ACKs that followed it."""
+
+    __slots__ = ("first_tsval", "isn", "last_ns", "syn_ns")
+
+    def __init__(self, syn_ns: int) -> None:
+        self.syn_ns = self.last_ns = syn_ns
+        self.isn: int | None = None
+        self.first_tsval = -1

@@ -15,6 +15,7 @@ from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, child_sent
 from backlogtrace.kernel.request import Request
 from backlogtrace.kernel.timers import NEVER
+from backlogtrace.replay.calibrate import sent_ns
 from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
 from backlogtrace.segment import ACK, FIN, RST, SYN, endpoint_text
 
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from backlogtrace.replay.track import Track
     from backlogtrace.segment import Segment
 
-REPLY_NS = 200_000_000
-"""How long after a packet the server's direct reply may appear in the capture."""
+AHEAD_NS = 200_000_000
+"""How far ahead of a packet the capture is searched for the server's answer."""
+_LATE_NS = 1_000_000_000  # a packet of the server is missing if the capture has not shown it by then
 SKEW_NS = 2_000_000
 """How far capture time and timer ticks may be apart: a packet this close before a tick may come after it."""
 HOLD_NS = 4_000_000_000
@@ -106,7 +108,7 @@ class Replay:
 
     def finish(self) -> Iterator[Row]:
         """The rows still held; nothing after the last packet is predicted."""
-        self._miss_late(self.now + REPLY_NS + 1, at_end=True)
+        self._miss_late(self.now + _LATE_NS + 1, at_end=True)
         yield from self._rows
         self._rows.clear()
 
@@ -134,7 +136,7 @@ class Replay:
             self.advance(now)
         self.now = now
         awaited = self._awaited
-        if awaited and awaited[0].time_ns + REPLY_NS < now:
+        if awaited and awaited[0].time_ns + _LATE_NS < now:
             self._miss_late(now)
         route = self.route
         track = route.get(segment.dst)
@@ -297,15 +299,24 @@ class Replay:
         if outcome is None:
             reason = "timer"
             counters = {"TCPSynRetrans": 1}
-            self._pin(segment, expectation)
+            self._pin(segment, expectation, key)
             self._proved(key, segment)
         if self.routine or reason == "timer" or outcome is None or outcome.decision not in _ROUTINE:
             self._out(track, segment, reply, reason, expectation.cause, attempt=attempt, counters=counters)
 
-    def _pin(self, segment: Segment, expectation: Expectation) -> None:
+    def _pin(self, segment: Segment, expectation: Expectation, key: bytes) -> None:
+        """A timer's packet tells when the timer really fired; the next interval counts from there."""
         clock = self.stack.clock
+        request = self.stack.ehash.get(key)
+        alive = type(request) is Request and request.num_retrans == expectation.attempt
+        fired = segment.time_ns
+        if alive:
+            fired = sent_ns(segment, request.born, request.snt_tsval_first)  # type: ignore[union-attr]
         if clock.exact:
-            clock.pin(segment.time_ns, 1 << max(expectation.attempt - 1, 0))
+            clock.pin(fired, 1 << max(expectation.attempt - 1, 0))
+        if alive and request.timer and abs(fired - expectation.time_ns) > clock.tick_ns:  # type: ignore[union-attr]
+            seconds = request.listener.interval(request.num_timeout)  # type: ignore[union-attr]
+            self.stack.timers.arm(request, fired, seconds)  # type: ignore[arg-type]
 
     def _proved(self, key: bytes, segment: Segment) -> None:
         """A later packet of the server settles what it did with an earlier one of the client."""
@@ -386,9 +397,9 @@ class Replay:
 
     def _miss_late(self, now: int, *, at_end: bool = False) -> None:
         awaited = self._awaited
-        while awaited and (awaited[0].done or awaited[0].time_ns + REPLY_NS < now):
+        while awaited and (awaited[0].done or awaited[0].time_ns + _LATE_NS < now):
             expectation = awaited.popleft()
-            if expectation.done or (at_end and self.last_ns - expectation.time_ns < REPLY_NS):
+            if expectation.done or (at_end and self.last_ns - expectation.time_ns < _LATE_NS):
                 continue
             self._missing(expectation)
 
@@ -563,7 +574,7 @@ class Replay:
 
     def _witness(self, segment: Segment) -> Reply | None:
         """What the server is seen to answer to `segment` (looked up ahead in the capture)."""
-        end = segment.time_ns + REPLY_NS
+        end = segment.time_ns + AHEAD_NS
         segments = self._segments
         for index in range(self._at + 1, len(segments)):
             later = segments[index]

@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from backlogtrace.errors import CaptureError
 from backlogtrace.replay.analysis import Options, analyze
 from backlogtrace.replay.host import load_host
-from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
+from backlogtrace.replay.rows import MismatchRow, OutRow, PacketRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from backlogtrace.capture import Capture
-    from backlogtrace.replay.rows import Row
+    from backlogtrace.replay.host import Host
 
 LISTEN_COUNTERS: Final = frozenset({
     "ListenOverflows", "ListenDrops", "SyncookiesSent", "SyncookiesRecv", "SyncookiesFailed",
@@ -30,8 +28,11 @@ LISTEN_COUNTERS: Final = frozenset({
     "AttemptFails", "TCPSynRetrans", "OutRsts",
 })  # fmt: skip
 """Counters of the contract; the others belong to established connections."""
-_OWN_COUNTERS: Final = LISTEN_COUNTERS - {"OutRsts", "PAWSEstab", "AttemptFails"}
-"""Of these, what a packet of an established connection never touches."""
+_TIMER_COUNTER: Final = "TCPSynRetrans"
+"""Counted by timers too, which may fire between a packet and the reading of its counters: summed up."""
+_PACKET_COUNTERS: Final = LISTEN_COUNTERS - {_TIMER_COUNTER}
+_OWN_COUNTERS: Final = _PACKET_COUNTERS - {"OutRsts", "PAWSEstab", "AttemptFails"}
+"""What a packet of an established connection never touches."""
 
 
 @dataclass(slots=True)
@@ -70,45 +71,35 @@ def compare_scenario(folder: str | Path) -> Comparison:
         return compare_capture(capture, host, truth)
 
 
-def compare_capture(capture: Capture, host: Any, truth: list[dict[str, Any]]) -> Comparison:
+def compare_capture(capture: Capture, host: Host, truth: list[dict[str, Any]]) -> Comparison:
     """Like compare_scenario, with the files opened already."""
     rows = {row["n"]: row for row in truth if "n" in row}
     result = Comparison()
-    model_retrans: dict[int, int] = {}
-    burst = 0
+    resent = 0
     for row in analyze(capture, host, Options(all_packets=True)):
         if type(row) is PacketRow:
             expected = rows.get(row.segment.frame)
             if expected is not None:
                 result.frames += 1
+                resent += row.outcome.counters.get(_TIMER_COUNTER, 0)
                 _compare_in(row, expected, result)
         elif type(row) is OutRow:
             expected = rows.get(row.segment.frame)
-            if expected is None:
-                continue
-            if expected["cause"] == 0:
-                result.frames += 1
-                burst += row.counters.get("TCPSynRetrans", 0)
-                if "counters" in expected:
-                    _differ(result, row.segment.frame, "TCPSynRetrans", expected["counters"].get("TCPSynRetrans", 0), burst)
-                    burst = 0
-            _compare_out(row, expected, result)
-        elif type(row) is MismatchRow and _concerns(row, rows):
+            if expected is not None:
+                result.frames += expected["cause"] == 0
+                resent += row.counters.get(_TIMER_COUNTER, 0)
+                _compare_out(row, expected, result)
+        elif type(row) is MismatchRow and (row.frame is None or row.frame in rows):
             result.differences.append(Difference(row.frame or 0, row.what, None, row.detail))
-    del model_retrans
+    counted = sum(row.get("counters", {}).get(_TIMER_COUNTER, 0) for row in truth)
+    _differ(result, max(rows, default=0), _TIMER_COUNTER, counted, resent)
     return result
-
-
-def _concerns(row: Row, rows: Mapping[int, object]) -> bool:
-    """Whether a mismatch lies in the part of the capture that the truth covers."""
-    frame = getattr(row, "frame", None)
-    return frame is None or frame in rows
 
 
 def _compare_in(row: PacketRow, expected: dict[str, Any], result: Comparison) -> None:
     frame = row.segment.frame
     passed = row.outcome.decision == "passed"
-    names = _OWN_COUNTERS if passed else LISTEN_COUNTERS
+    names = _OWN_COUNTERS if passed else _PACKET_COUNTERS
     kernel = {name: value for name, value in expected["counters"].items() if name in names}
     model = {name: value for name, value in row.outcome.counters.items() if name in names}
     _differ(result, frame, "counters", kernel, model)

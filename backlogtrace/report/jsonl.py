@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "1"
 
 _SPOOL_BYTES = 8 << 20
-_CACHE_LIMIT = 1 << 16
-"""Peers whose JSON text is remembered; a flood of random sources must not fill the memory."""
+_CACHE_LIMIT = 1 << 12
+"""Peers whose JSON text is remembered: few enough to stay in the cache of the processor."""
 _BATCH = 2048
 _FLAGS = tuple(flag_text(flags) for flags in range(256))
 

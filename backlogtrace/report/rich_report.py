@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from backlogtrace.report import chart, words
-from backlogtrace.report.clock import duration, utc
+from backlogtrace.report.clock import duration, seconds, utc
 from backlogtrace.report.digest import digest
 from backlogtrace.report.prom import nstat_name
 from backlogtrace.report.safe import safe
@@ -132,7 +132,7 @@ class _Page:
         self._head(header)
         shown = sorted(listeners, key=_trouble, reverse=True)[:_LISTENERS_SHOWN]
         for summary in shown:
-            self._listener(summary, kept, start)
+            self._listener(summary, kept, start, alone=len(listeners) == 1)
         if len(listeners) > len(shown):
             self._line(
                 f"{len(listeners) - len(shown)} more listeners, the quieter ones, are not shown.", "dim"
@@ -154,8 +154,8 @@ class _Page:
             rows.append(("not analysed", ", ".join(parts)))
         if header.first_ns is not None and header.last_ns is not None:
             rows.append(("time", f"{utc(header.first_ns)}, {duration(header.last_ns - header.first_ns)}"))
-        mode = {"predict": "settings given", "infer": "settings worked out from the capture"}[header.mode]
-        rows.append(("kernel", f"{safe(header.kernel)} ({mode})"))
+        worked_out = " (settings worked out from the capture)" if header.mode == "infer" else ""
+        rows.append(("kernel", f"{safe(header.kernel)}{worked_out}"))
         if header.assumed:
             rows.append(("assumed", ", ".join(map(safe, header.assumed))))
         reasons = f": {'; '.join(map(safe, header.quality_reasons))}" if header.quality_reasons else ""
@@ -164,7 +164,8 @@ class _Page:
         rows += [("PROBLEM", safe(problem, 500)) for problem in header.problems]
         self._pairs(rows)
 
-    def _listener(self, summary: ListenerSummary, kept: Digest, start: int) -> None:
+    def _listener(self, summary: ListenerSummary, kept: Digest, start: int, *, alone: bool) -> None:
+        """One listener: its verdict, and the figures too unless it is one of several without trouble."""
         self._console.print()
         self._rule(f"listener {safe(summary.name)}")
         found = verdict(summary, kept.spans.get(summary.name, {}), start)
@@ -176,6 +177,8 @@ class _Page:
             self._line("What to change:", "bold")
             for advice in found.advice:
                 self._bullet(advice)
+        if found.level == "good" and not alone:
+            return
         self._charts(summary)
         self._limits(summary)
         self._decisions(summary)
@@ -208,10 +211,9 @@ class _Page:
     def _limits(self, summary: ListenerSummary) -> None:
         asked = "unknown" if summary.backlog is None else f"{summary.backlog:,}"
         source = f" ({safe(summary.backlog_source)})" if summary.backlog_source else ""
-        kernel = safe(summary.kernel) + (f" ({safe(summary.kernel_note)})" if summary.kernel_note else "")
         self._title("Limits")
         rows = [
-            ("kernel", kernel),
+            ("kernel", safe(summary.kernel)),
             ("backlog asked", f"{asked}{source}"),
             ("backlog in effect", f"{summary.effective_backlog:,}"),
             ("fits in accept queue", f"{summary.accept_capacity:,}"),
@@ -357,7 +359,7 @@ def _trouble(summary: ListenerSummary) -> tuple[int, int]:
 def _mismatch_text(row: MismatchRow, start: int, *, several: bool) -> str:
     where = "" if row.frame is None else f"frame {row.frame}, "
     listener = f"{safe(row.listener)}, " if several else ""
-    when = f"{(row.time_ns - start) / 1e9:.6f} s"
+    when = f"{seconds(row.time_ns - start)} s"
     return f"{where}{when}, {listener}{safe(row.peer)}: {words.MISMATCHES[row.what]}: {safe(row.detail)}"
 
 

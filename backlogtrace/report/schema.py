@@ -66,7 +66,8 @@ _JSONL: dict[str, _Schema] = {
         "flags": _FLAGS, "decision": {"enum": list(_DECISIONS)}, "reason": _TEXT, "rule": _TEXT,
         "function": _TEXT, "reply": {"enum": ["synack", "rst", "ack", None]}, "counters": _COUNTS,
         "accept_queue": _BOUNDS, "syn_queue": _BOUNDS,
-        "certainty": {"enum": ["certain", "likely", "undecided"]}, "resolved_by": _or_null(_FRAME), "rivals": _TEXTS,
+        "certainty": {"enum": ["certain", "likely", "undecided"]}, "resolved_by": _or_null(_FRAME),
+        "rivals": _TEXTS,
     }),
     "packet_out": _object(
         {

@@ -119,8 +119,7 @@ def _accept_queue(result: Verdict, summary: ListenerSummary, spans: dict[Kind, S
     )
     if not summary.accepted:
         result.story.append(
-            "accept() returned no connection in all that time: the application was stalled, and a longer "
-            "queue "
+            "No accept() call is known in all that time: if the application was stalled, a longer queue "
             "would only have filled later."
         )
     result.advice += _more_room(summary)
@@ -219,27 +218,29 @@ def _syn_queue(result: Verdict, summary: ListenerSummary, spans: dict[Kind, Span
 
 
 def _cookies(result: Verdict, summary: ListenerSummary, cookies: int, when: str) -> None:
-    back = summary.reasons.get(COOKIE_CAME_BACK, 0) + summary.reasons.get(COOKIE_REFUSED, 0)
+    reasons = summary.reasons
+    back, refused = reasons.get(COOKIE_CAME_BACK, 0), reasons.get(COOKIE_REFUSED, 0)
     result.worse("notice", f"The SYN queue was full: {count(cookies, 'SYN')} answered with SYN cookies.")
     result.story.append(
-        f"{count(summary.syn_capacity, 'request fits', 'requests fit')} in the SYN queue. {when}it was "
-        f"full, and "
-        f"{count(cookies, 'SYN was', 'SYNs were')} answered with SYN cookies. That works, but the server "
-        f"remembers "
-        "nothing: a lost SYN-ACK is not sent again, and TCP options are lost unless timestamps carry them."
+        f"{count(summary.syn_capacity, 'request fits', 'requests fit')} in the SYN queue. {when}it was full, "
+        f"and {count(cookies, 'SYN was', 'SYNs were')} answered with SYN cookies. That works, but the server "
+        "remembers nothing: a lost SYN-ACK is not sent again, and TCP options are lost unless timestamps "
+        "carry them."
     )
-    if cookies >= _FLOOD_MIN and back < cookies * _FLOOD_SHARE:
+    if cookies >= _FLOOD_MIN and back + refused < cookies * _FLOOD_SHARE:
         result.story.append(
             f"Only {back:,} of {cookies:,} cookies came back as an ACK: this looks like a SYN flood, "
             "against which cookies are the right answer."
         )
         result.advice.append("leave tcp_syncookies at 1; a bigger backlog does not stop a flood")
         return
-    result.story.append(f"{back:,} of {cookies:,} cookies came back as an ACK.")
-    result.advice.append(
-        "if these are ordinary clients, raise the backlog passed to listen()"
-        f"{'' if summary.backlog is None else f' (it is {summary.backlog:,})'}: it bounds the SYN queue too"
-    )
+    result.story.append(f"{back:,} of {cookies:,} cookies came back and made a connection.")
+    if not any(reasons.get(kind) for kind in ACCEPT_QUEUE_FULL):
+        backlog = "" if summary.backlog is None else f" (it is {summary.backlog:,})"
+        result.advice.append(
+            "if these are ordinary clients, raise the backlog passed to listen()"
+            f"{backlog}: it bounds the SYN queue too"
+        )
 
 
 def _cost(result: Verdict, summary: ListenerSummary) -> None:
