@@ -6,7 +6,7 @@ Refuses to look into the packets; what follows damage is not searched for furthe
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from backlogtrace.capture.info import CaptureInfo
 from backlogtrace.capture.pcap import FILE_HEADER, PcapFramer
@@ -184,6 +184,11 @@ class CaptureFile:
         self._info.problems.append(
             f"{self.source.name}: byte {self._position}, frame {self._packets + 1}: {what}")
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the bytes come once, in order: a pipe or compressed data."""
+        return isinstance(self.source, StreamSource)
+
     def is_small(self, limit: int) -> bool:
         """Whether the capture ends within `limit` bytes; a pipe that pauses before its end is not small."""
         if not isinstance(self.source, StreamSource):
@@ -192,10 +197,20 @@ class CaptureFile:
         return window.last and window.end - window.start <= limit
 
 
-def first_time(name: str) -> int | None:
-    """Time of a capture's first packet (ns), None when it has none. Raises CaptureError as CaptureFile does."""
+class First(NamedTuple):
+    """What must be known of a capture before it is merged with others."""
+
+    time_ns: int | None
+    """Time of its first packet; None when it has none."""
+    size: int | None
+    """Its bytes; None when compressed."""
+
+
+def first_packet(name: str) -> First:
+    """Looks at the first packet of a capture. Raises CaptureError as CaptureFile does."""
     file = CaptureFile(name, CaptureInfo())
+    size = None if file.streamed else file.source.total
     with closing(file), closing(file.windows(_PEEK, file.framer.scan)) as windows:
         for _, records in windows:
-            return records[0][3]
-    return None
+            return First(records[0][3], size)
+    return First(None, size)

@@ -83,6 +83,10 @@ class CaptureInfo:
             previous = time_ns
         self._previous_ns = previous
 
+    def follow(self, time_ns: int) -> None:
+        """Takes the time of the last packet so far, where clock() did not see it."""
+        self._previous_ns = time_ns
+
     def span(self, low: int, high: int) -> None:
         """Widens first_ns…last_ns."""
         self.first_ns = low if self.first_ns is None else min(self.first_ns, low)

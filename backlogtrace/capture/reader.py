@@ -11,7 +11,7 @@ import stat
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
-from backlogtrace.capture.file import CaptureFile, first_time
+from backlogtrace.capture.file import CaptureFile, first_packet
 from backlogtrace.capture.info import CaptureInfo
 from backlogtrace.capture.merge import in_time_order
 from backlogtrace.capture.plain import segment_chunks, timed_packets
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator, Sequence
     from types import TracebackType
 
-    from backlogtrace.capture.file import Progress
+    from backlogtrace.capture.file import First, Progress
     from backlogtrace.capture.plain import Timed
     from backlogtrace.segment import Segment
 
 READERS = ("auto", "native", "scapy", "pyshark")
 SMALL = 4 << 20
 """Captures up to so many bytes are read packet by packet: loading numpy would cost more."""
+STREAM_WINDOW = 8 << 20
+"""Bytes of a pipe or of compressed data decoded together."""
+MERGE_WINDOW = 4 << 20
+"""Bytes of each of several captures decoded together."""
 _MERGE_CHUNK = 8192
 """Packets per chunk where several small captures are merged."""
 
@@ -61,7 +65,7 @@ class Capture:
             self._open_files.append(self._file)
             self._chunks = self._single_chunks(self._file)
         else:
-            self._chunks = self._merged_chunks([first_time(name) for name in self._paths])
+            self._chunks = self._merged_chunks([first_packet(name) for name in self._paths])
 
     def chunks(self) -> Iterator[list[Segment]]:
         """The segments, in time order of the files and file order within them; no list is empty."""
@@ -83,12 +87,29 @@ class Capture:
         self.close()
 
     def _single_chunks(self, file: CaptureFile) -> Generator[list[Segment], None, None]:
-        if True:
+        if file.is_small(SMALL):
             yield from segment_chunks(timed_packets(file, self.info), self.info, self._keep_all, self._ports)
+            return
+        from backlogtrace.capture import columns
 
-    def _merged_chunks(self, first_times: list[int | None]) -> Generator[list[Segment], None, None]:
-        if True:
+        size = STREAM_WINDOW if file.streamed else columns.WINDOW
+        windows = columns.decoded_windows(file, self.info, size)
+        yield from columns.segment_chunks(windows, self.info, self._keep_all, self._ports)
+
+    def _merged_chunks(self, firsts: list[First]) -> Generator[list[Segment], None, None]:
+        first_times = [first.time_ns for first in firsts]
+        if sum(SMALL if first.size is None else first.size for first in firsts) <= SMALL:
             yield from segment_chunks(self._merged_batches(first_times), self.info, self._keep_all, self._ports)
+            return
+        from backlogtrace.capture import columns
+        from backlogtrace.capture.merge_columns import merged_windows
+
+        def windows(number: int) -> Iterator[list[columns.Batch]]:
+            file = self._open(number)
+            return columns.decoded_windows(file, self.info, MERGE_WINDOW) if file else iter(())
+
+        merged = merged_windows(first_times, windows)
+        yield from columns.segment_chunks(merged, self.info, self._keep_all, self._ports)
 
     def _merged_batches(self, first_times: list[int | None]) -> Iterator[list[Timed]]:
         """Packets of all files in merged order, in lists."""

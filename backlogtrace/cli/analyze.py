@@ -7,6 +7,7 @@ Refuses to read, model or format anything itself.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,8 @@ def _analyze(
         ) as capture,
     ):
         analysis = replay(capture, model.host, model.options)
+        # Where a file lies says nothing about it, and must not make two outputs differ.
+        analysis.header.capture = " ".join(os.path.basename(name) or name for name in captures)  # noqa: PTH119
         watched = _Watched(analysis) if values["strict"] else None
         with opened(values["output"], inputs) as out:
             write(watched or analysis, out)

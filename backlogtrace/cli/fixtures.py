@@ -134,7 +134,9 @@ def output_of(folder: Path) -> str:
     ports = tuple({listener.port for listener in host.listeners}) if host else ()
     out = io.StringIO()
     with open_capture(captures, ports=ports) as capture:
-        write_jsonl(analyze(capture, host, Options()), out)
+        analysis = analyze(capture, host, Options())
+        analysis.header.capture = Path(captures[0]).name
+        write_jsonl(analysis, out)
     return out.getvalue()
 
 

@@ -74,19 +74,21 @@ class TickClock:
         off = ((seen_ns - self.boot_ns) // self.tick_ns + self._base - lag) % granule
         return off - granule if off > granule // 2 else off
 
-    def pin(self, seen_ns: int, seconds: int) -> None:
+    def pin(self, seen_ns: int, seconds: int, *, precise: bool) -> None:
         """Learn from a timer packet seen: which lags remain, or a drift of the clock.
 
-        A clock that is being disciplined (NTP) drifts by a few ticks over minutes.
+        A clock that is being disciplined (NTP) drifts by a few ticks over minutes. A time that is
+        not `precise` (worked out from a millisecond timestamp) may be off by a tick.
         """
         offs = [self.off(seen_ns, seconds, lag) for lag in self.lags]
-        fitting = [lag for lag, off in zip(self.lags, offs, strict=True) if not off]
+        slack = 0 if precise else 1
+        fitting = [lag for lag, off in zip(self.lags, offs, strict=True) if abs(off) <= slack]
         if fitting:
             self.lags = fitting
             self._drift = 0
             return
         off = min(offs, key=abs)
-        if abs(off) > _DRIFT_TICKS:
+        if not precise or abs(off) > _DRIFT_TICKS:
             return
         if off == self._drift:  # twice the same: drift; once: the packet was late
             self.lags = [lag + off for lag in self.lags]

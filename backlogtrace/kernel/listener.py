@@ -128,6 +128,12 @@ class ListenSocket:
         self.stack.timers.arm(request, syn.time_ns, 1)
         return out.QUEUED_TIMEWAIT if timewait else out.QUEUED
 
+    def syn_queue_refuses(self, qlen: int) -> bool:
+        """Whether a SYN would not be queued for the length of the SYN queue alone."""
+        limit = self.settings.tcp_max_syn_backlog
+        reserved = not self.settings.tcp_syncookies and limit - qlen < limit >> 2
+        return reserved or qlen >= self.syn_capacity
+
     def receive(self, segment: Segment, key: bytes) -> Outcome:
         """A segment that matched neither request nor connection (tcp_rcv_state_process, LISTEN)."""
         flags = segment.flags

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 LISTENER_LIMIT = 4096
 """Listeners found by themselves; a port scan must not fill the memory."""
+_AHEAD_SEGMENTS = 200_000  # bound on what is kept back for looking ahead
 _STILL_OPEN_NS = 70_000_000_000  # a handshake may succeed as long as the client repeats its SYN
 _RELEVANT = ("net.core.somaxconn", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_abort_on_overflow")
 
@@ -114,7 +115,8 @@ class Analysis:
             waiting += chunk
             horizon = waiting[-1].time_ns - AHEAD_NS
             upto = len(waiting)
-            while upto and waiting[upto - 1].time_ns > horizon:
+            floor = max(0, upto - _AHEAD_SEGMENTS)
+            while upto > floor and waiting[upto - 1].time_ns > horizon:
                 upto -= 1
             yield from replay.run(waiting, upto)
             waiting = waiting[upto:]

@@ -31,7 +31,8 @@ def server_clock(segments: Iterable[Segment], hz: int | None, boot_ns: int | Non
     if hz is None or boot_ns is None:
         return WindowClock()
     clock = TickClock(hz, boot_ns)
-    seen = list(_timer_packets(segments))
+    found = list(_timer_packets(segments))
+    seen = [(when, seconds) for when, seconds, timed in found if timed] or [(when, s) for when, s, _ in found]
     if not seen:
         return WindowClock()
     votes = [_vote(clock, seen, lag) for lag in range(_LAGS)]
@@ -59,8 +60,8 @@ def sent_ns(synack: Segment, syn_ns: int, first_tsval: int | None) -> int:
     return by_clock if _LATE_NS < synack.time_ns - by_clock < _ABSURD_NS else synack.time_ns
 
 
-def _timer_packets(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
-    """(time in ns, timer interval in s) of SYN-ACKs that were repeated without a SYN asking for it."""
+def _timer_packets(segments: Iterable[Segment]) -> Iterator[tuple[int, int, bool]]:
+    """(time in ns, timer interval in s, by timestamp) of SYN-ACKs that were repeated without a SYN asking for it."""
     seen: dict[bytes, _Handshake] = {}
     for segment in segments:
         if not segment.flags & SYN:
@@ -82,7 +83,7 @@ def _timer_packets(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
         if seconds <= _MAX_INTERVAL_S and any(
             0 <= gap - NS * total < NS * total // 5 for total in (seconds, 2 * seconds - 1)
         ):
-            yield sent, seconds
+            yield sent, seconds, segment.tsval >= 0
 
 
 class _Handshake:

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from backlogtrace.replay.track import Track
     from backlogtrace.segment import Segment
 
-AHEAD_NS = 200_000_000
-"""How far ahead of a packet the capture is searched for the server's answer."""
+AHEAD_NS = 1_300_000_000
+"""How far ahead of a packet the capture may be searched for what settles it: the first SYN-ACK timer."""
+_ANSWER_NS = 300_000_000  # a direct answer comes within this
 _LATE_NS = 1_000_000_000  # a packet of the server is missing if the capture has not shown it by then
 SKEW_NS = 2_000_000
 """How far capture time and timer ticks may be apart: a packet this close before a tick may come after it."""
@@ -46,7 +47,7 @@ _HARMFUL = frozenset({"dropped", "overflow", "rst"})
 class Expectation:
     """A packet the server is predicted to send."""
 
-    __slots__ = ("attempt", "cause", "done", "key", "outcome", "reply", "row", "time_ns", "track")
+    __slots__ = ("attempt", "cause", "done", "due_ns", "key", "outcome", "reply", "row", "time_ns", "track")
 
     def __init__(  # noqa: PLR0913 - a record
         self, key: bytes, track: Track, reply: Reply, time_ns: int, cause: int | None,
@@ -60,6 +61,8 @@ class Expectation:
         self.outcome = outcome
         self.row = row
         self.attempt = 0
+        self.due_ns = time_ns
+        """Earliest time a timer may have sent it."""
         self.done = False
 
 
@@ -312,11 +315,13 @@ class Replay:
         fired = segment.time_ns
         if alive:
             fired = sent_ns(segment, request.born, request.snt_tsval_first)  # type: ignore[union-attr]
-        if clock.exact:
-            clock.pin(fired, 1 << max(expectation.attempt - 1, 0))
-        if alive and request.timer and abs(fired - expectation.time_ns) > clock.tick_ns:  # type: ignore[union-attr]
+        timed = segment.tsval >= 0
+        if clock.exact and (fired < segment.time_ns or fired - expectation.time_ns < clock.tick_ns):
+            clock.pin(fired, 1 << max(expectation.attempt - 1, 0), precise=fired == segment.time_ns)
+        if alive and request.timer and abs(fired - expectation.due_ns) > clock.tick_ns:  # type: ignore[union-attr]
             seconds = request.listener.interval(request.num_timeout)  # type: ignore[union-attr]
-            self.stack.timers.arm(request, fired, seconds)  # type: ignore[arg-type]
+            earliest = fired if timed or not clock.exact else expectation.due_ns
+            self.stack.timers.arm(request, earliest, seconds, fired)  # type: ignore[arg-type]
 
     def _proved(self, key: bytes, segment: Segment) -> None:
         """A later packet of the server settles what it did with an earlier one of the client."""
@@ -343,7 +348,8 @@ class Replay:
                 if expire:
                     expire = not self._relieve(entry, track)
                 if not expire:
-                    self._fire(track, entry, segment.time_ns, expire=False, send=True)
+                    fired = entry.due if self.stack.clock.exact else segment.time_ns
+                    self._fire(track, entry, min(fired, segment.time_ns), expire=False, send=True)
                     waiting = self._expected[key]
                     expectation = waiting.pop()
                     if not waiting:
@@ -458,6 +464,7 @@ class Replay:
         listener = request.listener
         if not listener.listening:
             listener.remove(request)
+            self._event(track, request.due, "expired", request.key, "its listener is closed")
             return
         expire, send = listener.timer_plan(request)
         if request.deadline == request.due or not (expire or send):
@@ -479,23 +486,20 @@ class Replay:
         track = self.track_of(request.key)
         plan_expire, send = request.listener.timer_plan(request)
         expire = expire or plan_expire
-        if send and not expire:
-            peer_key = request.key
-            self._mismatch(
-                track, peer_key, deadline, "missing_packet", "SYN-ACK predicted by the timer, none seen", None
-            )
-        self._fire(track, request, deadline, expire=expire, send=False)
+        self._fire(track, request, deadline, expire=expire, send=send and not expire)
 
     def _fire(self, track: Track, request: Request, when: int, *, expire: bool, send: bool) -> None:
         listener = request.listener
         if request.expiring:
             request.expiring = False
             listener.expiring -= 1
+        due = min(request.due, when)
         listener.timer_fired(request, when, expire=expire, send=send)
         if send:
             track.resends += 1
             expectation = Expectation(request.key, track, "synack", when, None, None, None)
             expectation.attempt = request.num_retrans
+            expectation.due_ns = due
             self._expected.setdefault(request.key, []).append(expectation)
             self._awaited.append(expectation)
         elif expire:
@@ -529,14 +533,35 @@ class Replay:
             if entry.expiring and self._witness(segment) == "rst":
                 self._fire(track, entry, self.now, expire=True, send=False)
             return
-        if not segment.flags & SYN or listener.settings.tcp_syncookies:
+        if segment.flags & (SYN | ACK) != SYN or listener.accept_queue_full():
             return
-        full = listener.qlen >= listener.syn_capacity
-        if full and listener.qlen - listener.expiring < listener.syn_capacity and self._witness(segment) == "synack":
-            for _, _, other, timer, expire in sorted(self._windows):
-                if other.timer == timer and expire and other.listener is listener:
-                    self._fire(track, other, self.now, expire=True, send=False)
+        high, low = listener.qlen, listener.qlen - listener.expiring
+        if not listener.syn_queue_refuses(high) or listener.syn_queue_refuses(low):
+            return
+        if not self._was_queued(segment, cookies=bool(listener.settings.tcp_syncookies)):
+            return
+        for _, _, other, timer, expire in sorted(self._windows, key=lambda window: window[1]):
+            if other.timer == timer and expire and other.listener is listener:
+                self._fire(self.track_of(other.key), other, self.now, expire=True, send=False)
+                if not listener.syn_queue_refuses(listener.qlen):
                     return
+
+    def _was_queued(self, syn: Segment, *, cookies: bool) -> bool:
+        """Whether the wire shows that a SYN got a request: an answer, and with cookies on its repetition."""
+        answer: Segment | None = None
+        end = syn.time_ns + AHEAD_NS
+        segments = self._segments
+        for index in range(self._at + 1, len(segments)):
+            later = segments[index]
+            if later.time_ns > end:
+                return False
+            if later.src == syn.dst and later.dst == syn.src and later.flags & SYN:
+                if not cookies or (answer is not None and later.seq == answer.seq):
+                    return True
+                answer = later
+            elif later.src == syn.src and later.dst == syn.dst and later.flags & SYN:
+                return False
+        return False
 
     def track_of(self, key: bytes) -> Track:
         """The listener that a client-server key belongs to."""
@@ -574,7 +599,7 @@ class Replay:
 
     def _witness(self, segment: Segment) -> Reply | None:
         """What the server is seen to answer to `segment` (looked up ahead in the capture)."""
-        end = segment.time_ns + AHEAD_NS
+        end = segment.time_ns + _ANSWER_NS
         segments = self._segments
         for index in range(self._at + 1, len(segments)):
             later = segments[index]

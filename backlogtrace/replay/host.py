@@ -229,15 +229,15 @@ class _Reader:
         hz = None if top.get("hz") is None else self.number("hz", top["hz"], 1, _HZ_MAX)
         listeners = [
             self.listener(f"listeners[{n}]", row)
-            for n, row in enumerate(self.items("listeners", top.get("listeners") or []))
+            for n, row in enumerate(self.items("listeners", _given(top, "listeners", [])))
         ]
         events = [
             self.event(f"events[{n}]", row, len(listeners))
-            for n, row in enumerate(self.items("events", top.get("events") or []))
+            for n, row in enumerate(self.items("events", _given(top, "events", [])))
         ]
         events.sort(key=lambda event: event.time_ns)
         return Host(
-            kernel, hz, self.optional("", top, "boot_ns", _TIME_MAX), self.settings(top.get("sysctl") or {}),
+            kernel, hz, self.optional("", top, "boot_ns", _TIME_MAX), self.settings(_given(top, "sysctl", {})),
             listeners, events, "events" in top,
         )  # fmt: skip
 
@@ -326,6 +326,12 @@ class _Reader:
         if parsed is None:
             self.fail(where, f"{value!r} is not an address and port such as 10.0.0.1:4000 or [fd09::2]:4000")
         return parsed
+
+
+def _given(row: dict[str, Any], key: str, default: object) -> object:
+    """The value of `key`; `default` where it is missing or null."""
+    value = row.get(key)
+    return default if value is None else value
 
 
 def _unknown_sysctl(name: str) -> str:

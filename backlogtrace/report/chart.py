@@ -5,7 +5,7 @@ Knows how to squeeze samples into columns without losing a peak. Refuses to know
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from backlogtrace.report.clock import seconds
@@ -29,7 +29,7 @@ def columns(samples: Sequence[tuple[int, int]], first_ns: int, last_ns: int, wid
     for column in range(width):
         start = first_ns + span * column // width
         stop = first_ns + span * (column + 1) // width + (column == width - 1)
-        low, high = bisect_right(times, start), bisect_right(times, stop - 1)
+        low, high = bisect_left(times, start), bisect_left(times, stop)
         held = samples[low - 1][1] if low else 0
         result.append(max([held, *(length for _, length in samples[low:high])]))
     return result

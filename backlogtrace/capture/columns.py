@@ -1,0 +1,101 @@
+"""The reading of large captures: window by window, by numpy columns, in bounded memory.
+
+Every window is decoded whole before anything of it is chosen, so that servers are known from the start.
+Knows nothing about compression or file formats.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backlogtrace.capture.emit import parse_columns, segments
+from backlogtrace.capture.headers import Headers, decode_headers
+from backlogtrace.capture.records import column_scan
+from backlogtrace.capture.select_columns import ColumnSelector
+from backlogtrace.segment import SYN
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from backlogtrace.capture.file import CaptureFile
+    from backlogtrace.capture.info import CaptureInfo
+    from backlogtrace.capture.walk import Ints
+    from backlogtrace.segment import Segment
+
+WINDOW = 32 << 20
+"""Bytes decoded together."""
+_BATCH = 1 << 15
+"""Packets handled together: their columns fit a processor's cache."""
+
+
+class Batch:
+    """Consecutive packets: the times of all, the headers of the TCP packets among them."""
+
+    __slots__ = ("headers", "times")
+
+    def __init__(self, times: Ints, headers: Headers) -> None:
+        self.times = times
+        self.headers = headers
+
+
+def decoded_windows(file: CaptureFile, info: CaptureInfo, window_bytes: int = WINDOW) -> Iterator[list[Batch]]:
+    """All packets of a file, window by window. Counts in `info` what they are."""
+    for window, records in file.windows(window_bytes, column_scan(file.framer)):
+        batches = []
+        for first in range(0, len(records), _BATCH):
+            part = records.chosen(slice(first, first + _BATCH))
+            batches.append(Batch(part.time_ns, decode_headers(window.data, part, info)))
+        yield batches
+
+
+def segment_chunks(
+    windows: Iterable[list[Batch]], info: CaptureInfo, keep_all: bool, ports: Collection[int]
+) -> Iterator[list[Segment]]:
+    """Numbers the packets, leaves out what cannot matter, and gives the rest as segments."""
+    selector: ColumnSelector | None = None
+    for batches in windows:
+        hashes = []
+        if not keep_all:
+            if selector is None:
+                selector = ColumnSelector(ports, info, _seed(batches[0]))
+            hashes = [selector.learn(batch.headers) for batch in batches]
+        for number, batch in enumerate(batches):
+            headers = batch.headers
+            _clock(info, batch.times)
+            info.tcp_packets += len(headers)
+            if selector is None:
+                chosen = np.arange(len(headers))
+            else:
+                chosen = selector.choose(headers, hashes[number], _fast_open(headers))
+            info.kept += len(chosen)
+            found = segments(headers, chosen, info.packets + 1, batch.times)
+            info.packets += len(batch.times)
+            if found:
+                yield found
+
+
+def _seed(batch: Batch) -> bytes:
+    """Bytes that differ from capture to capture and that no sender of packets knows."""
+    return batch.times[:64].tobytes() + batch.headers.rows[:64].tobytes()
+
+
+def _fast_open(headers: Headers) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which packets carry a Fast Open option."""
+    found = np.zeros(len(headers), np.bool_)
+    syns = np.flatnonzero(headers.flags & SYN)
+    if len(syns):
+        found[syns[[*parse_columns(headers, syns).fastopen]]] = True
+    return found
+
+
+def _clock(info: CaptureInfo, times: Ints) -> None:
+    """CaptureInfo.clock() for a column."""
+    info.clock([int(times[0])])
+    steps = np.diff(times)
+    backward = steps[steps < 0]
+    if len(backward):
+        info.stepped_back(len(backward), -int(backward.min()))
+    info.span(int(times.min()), int(times.max()))
+    info.follow(int(times[-1]))

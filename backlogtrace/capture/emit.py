@@ -1,0 +1,187 @@
+"""Numpy columns to Segments: TCP options of many packets at once, and the fast way to make many tuples.
+
+The options are read as options.parse_options() reads them. Refuses to select.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backlogtrace.capture.headers import ACKED, MAX_OPTIONS, OFFSET_FLAGS, SEQ, Headers, octets
+from backlogtrace.capture.options import (
+    END,
+    EXPERIMENT,
+    FAST_OPEN,
+    FAST_OPEN_MAGIC,
+    MAX_WINDOW_SCALE,
+    MSS,
+    NOP,
+    SACK_PERMITTED,
+    TIMESTAMPS,
+    WINDOW_SCALE,
+    fast_open_cookie,
+)
+from backlogtrace.segment import SYN, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy.typing as npt
+
+    from backlogtrace.capture.headers import Bools, Octets
+    from backlogtrace.capture.walk import Ints
+
+_ENDPOINTS = (16, 17, 18, 19, 24, 25, 20, 21, 22, 23, 26, 27)
+"""Columns of a row: source address and port, destination address and port."""
+_SIX_ENDPOINTS = 36
+_segment = partial(tuple.__new__, Segment)
+"""Segment from a tuple of all its fields, without the Python function in between."""
+
+
+class Options:
+    """Options of some packets of a batch; arrays have one entry per packet, absent as in Segment."""
+
+    __slots__ = ("fastopen", "mss", "sack_ok", "tsecr", "tsval", "wscale")
+
+    def __init__(self, count: int) -> None:
+        self.mss = np.zeros(count, np.int64)
+        self.wscale = np.full(count, -1, np.int64)
+        self.sack_ok = np.zeros(count, np.bool_)
+        self.tsval = np.full(count, -1, np.int64)
+        self.tsecr = np.full(count, -1, np.int64)
+        self.fastopen: dict[int, bytes | None] = {}
+        """Index of the packet -> cookie, for the few that have one."""
+
+
+def parse_columns(headers: Headers, chosen: Ints) -> Options:
+    """The options of the packets `chosen`."""
+    found = Options(len(chosen))
+    some = np.flatnonzero(octets(headers.rows)[chosen, 4 * OFFSET_FLAGS] > 0x5F)
+    if len(some):
+        body, size = headers.options(chosen[some])
+        _walk(found, some, body, size, headers.flags[chosen[some]] & SYN != 0)
+    return found
+
+
+def _walk(found: Options, place: Ints, body: Octets, size: Ints, syn: Bools) -> None:
+    """Reads option after option of all packets in lockstep; packet k of `body` is `place[k]` of `found`."""
+    flat = body.ravel()
+    row = np.arange(len(place)) * MAX_OPTIONS
+    cursor = np.zeros(len(place), np.int64)
+    going = np.flatnonzero(size > 0)
+    while len(going):
+        at = row[going] + cursor[going]
+        kind = flat[at]
+        nop = kind == NOP
+        left = size[going] - cursor[going]
+        length = np.where(nop, 1, flat[np.minimum(at + 1, len(flat) - 1)])
+        fits = nop | ((kind != END) & (left >= 2) & (length >= 2) & (length <= left))
+        if not fits.all():
+            going, at, kind, length = going[fits], at[fits], kind[fits], length[fits]
+        _take(found, place, flat, syn, going, at, kind, length)
+        cursor[going] += length
+        going = going[cursor[going] < size[going]]
+
+
+def _take(
+    found: Options, place: Ints, flat: Octets, syn: Bools, going: Ints, at: Ints, kind: Octets, length: Ints
+) -> None:
+    """Takes one option of each packet in `going`: `kind` and `length` at `at`."""
+    chosen = np.flatnonzero((kind == TIMESTAMPS) & (length == 10))
+    if len(chosen):
+        where = place[going[chosen]]
+        found.tsval[where] = _number(flat, at[chosen] + 2, 4)
+        found.tsecr[where] = _number(flat, at[chosen] + 6, 4)
+    of_syn = syn[going] & (kind > NOP)
+    if not of_syn.any():
+        return
+    chosen = np.flatnonzero(of_syn & (kind == MSS) & (length == 4))
+    if len(chosen):
+        value = _number(flat, at[chosen] + 2, 2)
+        where = place[going[chosen]]
+        found.mss[where] = np.where(value == 0, found.mss[where], value)
+    chosen = np.flatnonzero(of_syn & (kind == WINDOW_SCALE) & (length == 3))
+    if len(chosen):
+        found.wscale[place[going[chosen]]] = np.minimum(flat[at[chosen] + 2], MAX_WINDOW_SCALE)
+    chosen = np.flatnonzero(of_syn & (kind == SACK_PERMITTED) & (length == 2))
+    if len(chosen):
+        found.sack_ok[place[going[chosen]]] = True
+    for number in np.flatnonzero(of_syn & ((kind == FAST_OPEN) | (kind == EXPERIMENT))).tolist():
+        option = flat[int(at[number]) : int(at[number] + length[number])].tobytes()
+        body = option[2:]
+        if option[0] == EXPERIMENT:
+            if not body.startswith(FAST_OPEN_MAGIC):
+                continue
+            body = body[len(FAST_OPEN_MAGIC) :]
+        where = int(place[going[number]])
+        found.fastopen[where] = fast_open_cookie(body, found.fastopen.get(where))
+
+
+def _number(flat: Octets, at: Ints, size: int) -> Ints:
+    """Big-endian numbers of `size` bytes at each offset."""
+    value = flat[at].astype(np.int64)
+    for step in range(1, size):
+        value = value << 8 | flat[at + step]
+    return value
+
+
+def segments(headers: Headers, chosen: Ints, first_frame: int, times: Ints) -> list[Segment]:
+    """The packets `chosen` as Segments; the packet of index 0 has the number `first_frame`, `times` has all times."""
+    if not len(chosen):
+        return []
+    rows = headers.rows[chosen]
+    number = headers.number[chosen]
+    source, target = _endpoints(headers, chosen, rows)
+    columns: tuple[Iterable[object], ...] = (
+        (number + first_frame).tolist(),
+        times[number].tolist(),
+        source,
+        target,
+        headers.flags[chosen].tolist(),
+        rows[:, SEQ].byteswap().tolist(),
+        rows[:, ACKED].byteswap().tolist(),
+        (rows[:, OFFSET_FLAGS].byteswap() & 0xFFFF).tolist(),
+        headers.length[chosen].tolist(),
+    )
+    if octets(rows)[:, 4 * OFFSET_FLAGS].max() <= 0x5F:
+        columns += tuple(map(repeat, (0, -1, False, -1, -1, None)))
+    else:
+        columns += _option_columns(parse_columns(headers, chosen), len(chosen))
+    return list(map(_segment, zip(*columns, strict=False)))
+
+
+def _option_columns(found: Options, count: int) -> tuple[Iterable[object], ...]:
+    fastopen: Iterable[object] = repeat(None)
+    if found.fastopen:
+        cookies: list[bytes | None] = [None] * count
+        for where, cookie in found.fastopen.items():
+            cookies[where] = cookie
+        fastopen = cookies
+    return (
+        found.mss.tolist(), found.wscale.tolist(), found.sack_ok.tolist(), found.tsval.tolist(),
+        found.tsecr.tolist(), fastopen,
+    )
+
+
+def _endpoints(headers: Headers, chosen: Ints, rows: npt.NDArray[np.uint32]) -> tuple[list[bytes], list[bytes]]:
+    """Endpoint bytes of sources and destinations."""
+    pairs = octets(rows).take(_ENDPOINTS, axis=1).view("V6")
+    source, target = pairs[:, 0].tolist(), pairs[:, 1].tolist()
+    if len(headers.six_at):
+        which = np.full(len(headers), -1, np.int64)
+        which[headers.six_at] = np.arange(len(headers.six_at))
+        which = which[chosen]
+        places = np.flatnonzero(which >= 0)
+        wide = np.empty((len(places), _SIX_ENDPOINTS), np.uint8)
+        addresses = headers.six[which[places]]
+        ports = octets(rows)[places, 24:28]
+        wide[:, :16], wide[:, 16:18] = addresses[:, :16], ports[:, :2]
+        wide[:, 18:34], wide[:, 34:] = addresses[:, 16:], ports[:, 2:]
+        halves = wide.view("V18")
+        for place, one, other in zip(places.tolist(), halves[:, 0].tolist(), halves[:, 1].tolist(), strict=True):
+            source[place], target[place] = one, other
+    return source, target
