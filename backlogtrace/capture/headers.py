@@ -142,7 +142,7 @@ class Headers:
 
 def octets(rows: Words) -> Octets:
     """The same rows as bytes."""
-    return rows.view(np.uint8).reshape(len(rows), -1)
+    return rows.view(np.uint8).reshape(len(rows), 4 * rows.shape[1])
 
 
 def _rows_at(data: Data, at: Ints, size: int) -> Words:

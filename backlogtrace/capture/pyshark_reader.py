@@ -43,6 +43,7 @@ _PREFERENCES = {
 _TCP = "6"
 _EXTENSION_HEADERS = ("0", "43", "44", "51", "60")
 _MIN_HEADER = 20
+_BLOCK = 1 << 16
 _TRUE = ("1", "True", "true")
 
 
@@ -127,10 +128,13 @@ def _capture_class(pyshark: Any) -> Any:
     class Capture(pyshark.FileCapture):  # type: ignore[misc]
         exit_code = 0
 
-        async def _cleanup_subprocess(self, process: asyncio.subprocess.Process) -> None:
+        async def _cleanup_subprocess(self, process: Any) -> None:
             if not self._eof_reached:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
+                # A pipe with unread data would keep wait() waiting for ever.
+                while await process.stdout.read(_BLOCK):
+                    pass
             code = await process.wait()
             self.exit_code = code if self._eof_reached else 0
             self._running_processes.discard(process)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _WIDTH = 80
-_WIDTH_MIN = 40
+_WIDTH_MIN = 60
 _WIDTH_MAX = 500
 
 

@@ -56,8 +56,6 @@ class Profile:
     """Fast Open without cookie also for a SYN that carries the option but no data."""
     timewait_syn_is_plain: bool = True
     """A SYN that reuses a TIME_WAIT 4-tuple passes the SYN-queue and cookie tests like any other."""
-    timewait_paws_counter: str = "PAWSEstab"
-    """Counter of a TIME_WAIT segment with an old timestamp."""
     defaults: dict[str, int] = field(default_factory=dict)
     """Sysctl defaults that differ from DEFAULTS."""
     changes: tuple[Change, ...] = ()

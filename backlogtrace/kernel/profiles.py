@@ -8,10 +8,34 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from backlogtrace.kernel import changes
-from backlogtrace.kernel.profile import Profile, derive
+from backlogtrace.kernel.profile import Change, Profile, derive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Levels = tuple[tuple[int, Profile], ...]
+
+
+def _series(name: str, base: Profile, tree: str, *steps: tuple[int, Sequence[Change]], proved: int = -1) -> Levels:
+    """Profiles of a stable series: (first patch level, profile).
+
+    The one that was held against a recorded kernel (`tree`) has the bare name of the series.
+    """
+    levels: list[tuple[int, Profile]] = []
+    for position, (patch, made) in enumerate(steps):
+        named = position == proved % len(steps)
+        profile = derive(base, name if named else f"{name}.{patch}", tree if named else f"v{name}.{patch}", *made)
+        levels.append((patch, profile))
+        base = profile
+    return tuple(levels)
+
+
+_SPARE = changes.SYN_QUEUE_BACKLOG_PLUS_ONE
+_TSVAL = changes.REQUEST_KEEPS_TSVAL
+_EXACT = changes.RST_EXACT
 
 EL8: Final = Profile(
     name="4.18-el8",
@@ -19,67 +43,75 @@ EL8: Final = Profile(
     dataless_fastopen=False,
     defaults={"net.core.somaxconn": 128},
 )
-V5_4: Final = derive(EL8, "5.4", "v5.4.59", changes.SOMAXCONN_4096)
-V5_10_OLD: Final = derive(V5_4, "5.10.223", "Debian 11, v5.10.223", changes.FASTOPEN_DATALESS)
-V5_10: Final = derive(V5_10_OLD, "5.10", "Debian 11, v5.10.262", changes.SYN_QUEUE_BACKLOG_PLUS_ONE)
-V5_15_OLD: Final = derive(V5_10_OLD, "5.15", "v5.15.135")
-V5_15: Final = derive(V5_15_OLD, "5.15.177", "v5.15.177", changes.SYN_QUEUE_BACKLOG_PLUS_ONE)
-V6_1_OLD: Final = derive(V5_15_OLD, "6.1.124", "v6.1.124", changes.REQUEST_KEEPS_TSVAL)
-V6_1: Final = derive(V6_1_OLD, "6.1", "Debian 12, v6.1.192", changes.SYN_QUEUE_BACKLOG_PLUS_ONE)
-V6_12_9: Final = derive(V6_1_OLD, "6.12.9", "v6.12.9", changes.TIMEWAIT_SYN_EXEMPT)
-V6_12_95: Final = derive(V6_12_9, "6.12.95", "Debian 12 backports, v6.12.95", changes.SYN_QUEUE_BACKLOG_PLUS_ONE)
-V6_12: Final = derive(V6_12_95, "6.12", "Debian 13, v6.12.117", changes.RST_EXACT)
-V6_18_35: Final = derive(
-    V6_12_95, "6.18.35", "v6.18.35", changes.TSECR_CHECK, changes.RTO_MAX, changes.PAWS_TIMEWAIT
-)
-V6_18: Final = derive(V6_18_35, "6.18", "v6.18.44", changes.RST_EXACT)
-V7_2: Final = derive(V6_18, "7.2", "Debian sid, v7.2.13")
-
-PROFILES: Final[tuple[Profile, ...]] = (
-    EL8, V5_4, V5_10_OLD, V5_10, V5_15_OLD, V5_15, V6_1_OLD, V6_1, V6_12_9, V6_12_95, V6_12, V6_18_35, V6_18, V7_2,
+_5_4 = _series("5.4", EL8, "v5.4.59", (0, [changes.SOMAXCONN_4096]), (290, [_SPARE]), proved=0)
+_5_10 = _series(
+    "5.10", _5_4[0][1], "Debian 11, v5.10.262",
+    (0, []), (67, [changes.FASTOPEN_DATALESS]), (234, [_SPARE]), (235, [_TSVAL]),
 )  # fmt: skip
-DEFAULT: Final = V6_12
+_5_15 = _series(
+    "5.15", _5_10[1][1], "v5.15.135", (0, []), (177, [_SPARE]), (179, [_TSVAL]), proved=0
+)
+_6_1 = _series(
+    "6.1", _5_15[0][1], "Debian 12, v6.1.192", (0, []), (125, [_SPARE]), (130, [_TSVAL]), (191, [_EXACT])
+)
+_6_6 = _series("6.6", _6_1[0][1], "v6.6.153", (0, []), (72, [_SPARE]), (81, [_TSVAL]), (153, [_EXACT]))
+_6_12 = _series(
+    "6.12", _6_6[0][1], "Debian 13, v6.12.117",
+    (0, [changes.TIMEWAIT_SYN_EXEMPT]), (10, [_SPARE]), (18, [_TSVAL]), (105, [_EXACT]),
+)  # fmt: skip
+_6_18 = _series(
+    "6.18", _6_12[2][1], "v6.18.44", (0, [changes.TSECR_CHECK, changes.RTO_MAX]), (42, [_EXACT])
+)
+_7_2 = _series("7.2", _6_18[1][1], "Debian sid, v7.2.13", (0, []))
+
+DEFAULT: Final = _6_12[-1][1]
 """Assumed when no kernel is given."""
 
-_STABLE: Final[dict[tuple[int, int], tuple[tuple[int, Profile], ...]]] = {
-    # series -> (first patch level, profile), ascending
-    (5, 4): ((0, V5_4),),
-    (5, 10): ((0, V5_10_OLD), (234, V5_10)),
-    (5, 15): ((0, V5_15_OLD), (177, V5_15)),
-    (6, 1): ((0, V6_1_OLD), (125, V6_1)),
-    (6, 6): ((0, V6_1_OLD), (72, V6_1)),
-    (6, 12): ((0, V6_12_9), (10, V6_12_95), (105, V6_12)),
-    (6, 18): ((0, V6_18_35), (44, V6_18)),
-    (7, 2): ((0, V7_2),),
-}
+_STABLE: Final[dict[tuple[int, int], Levels]] = {
+    (5, 4): _5_4, (5, 10): _5_10, (5, 15): _5_15, (6, 1): _6_1, (6, 6): _6_6,
+    (6, 12): _6_12, (6, 18): _6_18, (7, 2): _7_2,
+}  # fmt: skip
+PROFILES: Final[tuple[Profile, ...]] = (
+    EL8, *(profile for levels in _STABLE.values() for _, profile in levels),
+)  # fmt: skip
 _MAINLINE: Final[tuple[tuple[tuple[int, int], Profile], ...]] = (
-    # series without a table of their own: the newest line not above them answers
-    ((4, 18), EL8),
-    ((5, 4), V5_4),
-    ((5, 10), V5_10_OLD),
-    ((5, 15), V5_15_OLD),
-    ((5, 17), V6_1_OLD),
-    ((6, 14), V6_12_95),
-    ((6, 15), V6_18_35),
-    ((7, 0), V7_2),
+    # series without stable levels of their own: the newest line not above them stands in
+    ((4, 10), EL8),
+    ((5, 4), _5_4[0][1]),
+    ((5, 10), _5_10[0][1]),
+    ((5, 14), _5_15[0][1]),
+    ((5, 18), _6_1[0][1]),
+    ((6, 10), _6_12[0][1]),
+    ((6, 13), _6_12[1][1]),
+    ((6, 14), _6_12[2][1]),
+    ((6, 15), _6_18[0][1]),
+    ((7, 2), _7_2[0][1]),
 )
-_DEBIAN_ABI: Final[dict[tuple[int, int], tuple[tuple[int, int], ...]]] = {
-    # `5.10.0-NN-…`: Debian's ABI number -> first upstream patch level built under it
-    (5, 10): ((0, 0), (32, 223), (33, 226), (34, 234), (46, 262)),
-    (6, 1): ((0, 0), (30, 124), (31, 128), (50, 176), (56, 192)),
+# Distributions that count builds instead of stable levels: first build -> stable level it carries.
+_DEBIAN: Final[dict[tuple[int, int], tuple[tuple[int, int], ...]]] = {
+    (5, 10): ((1, 4), (9, 70), (34, 234), (35, 237), (46, 262)),
+    (6, 1): ((2, 7), (31, 128), (33, 133), (55, 192)),
 }
-_RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?(.*)", re.DOTALL)
+_UBUNTU: Final[dict[tuple[int, int], tuple[tuple[int, int], ...]]] = {
+    (5, 4): ((0, 0), (210, 290)),
+    (5, 15): ((0, 30), (135, 178), (141, 179)),
+    (6, 8): ((0, 0), (71, 72), (130, 128), (148, 158)),  # levels of 6.6, which 6.8 follows
+}
+_RELEASE = re.compile(r"(\d{1,3})\.(\d{1,3})(?:\.(\d{1,6}))?(.*)", re.DOTALL)
 
 
 def find(text: str) -> tuple[Profile, str]:
-    """Profile for a family name or a `uname -r`, and a note when it only stands in.
+    """Profile for a family name or a `uname -r`, and a note when it only stands in for it.
 
     Raises ValueError with the known names when `text` is neither.
     """
     text = text.strip()
-    for profile in PROFILES:
-        if profile.name == text:
-            return profile, ""
+    for series, levels in _STABLE.items():
+        for _, profile in levels:
+            if profile.name == text:
+                return profile, _later_levels(series, profile)
+    if text == EL8.name:
+        return EL8, ""
     match = _RELEASE.fullmatch(text)
     if match is None:
         names = [profile.name for profile in PROFILES]
@@ -87,28 +119,50 @@ def find(text: str) -> tuple[Profile, str]:
         hint = f"did you mean {near[0]}? " if near else ""
         message = f"{text!r} is no kernel family and no release as `uname -r` prints it; {hint}known: {', '.join(names)}"
         raise ValueError(message)
-    major, minor, patch, rest = int(match[1]), int(match[2]), int(match[3] or -1), match[4]
-    return _by_release((major, minor), patch, rest, text)
+    patch = None if match[3] is None else int(match[3])
+    return _by_release((int(match[1]), int(match[2])), patch, match[4], text)
 
 
-def _by_release(series: tuple[int, int], patch: int, rest: str, text: str) -> tuple[Profile, str]:
+def _by_release(series: tuple[int, int], patch: int | None, rest: str, text: str) -> tuple[Profile, str]:
     if series == (4, 18) and ".el8" in rest:
         return EL8, ""
-    table = _STABLE.get(series)
-    debian = re.match(r"-(\d+)-", rest) if patch == 0 else None
-    if debian and series in _DEBIAN_ABI and "generic" not in rest:
-        abi = int(debian[1])
-        patch = max(level for first, level in _DEBIAN_ABI[series] if first <= abi)
-    if table is not None:
-        if patch < 0:  # a bare series name means its newest
-            return table[-1][1], ""
-        profile = max((entry for entry in table if entry[0] <= patch), key=lambda entry: entry[0])[1]
-        if patch == 0 and len(table) > 1 and not debian:
-            return profile, f"{text} does not tell the stable level it was built from; {profile.name} stands in"
-        if patch == 0 and debian and "generic" in rest:
-            return profile, f"Ubuntu's {text} carries fixes of later stable releases; {profile.name} stands in"
-        return profile, ""
-    older = [profile for first, profile in _MAINLINE if first <= series]
+    if ".el" in rest:
+        return _enterprise(series, text)
+    note = ""
+    build = re.match(r"-(?:0\.deb\d+\.)?(\d{1,5})(-|$)", rest)
+    if patch == 0 and build:
+        ubuntu = series not in _DEBIAN or "generic" in rest or "lowlatency" in rest
+        table = (_UBUNTU if ubuntu else _DEBIAN).get(series)
+        if table is not None:
+            patch = max((level for first, level in table if first <= int(build[1])), default=0)
+        else:
+            note = f"{text} does not tell which stable release it carries; "
+        if series == (6, 8):
+            series, note = (6, 6), f"Ubuntu's {text} follows 6.6 stable; "
+    levels = _STABLE.get(series)
+    if levels is not None:
+        assert patch is not None  # bare names of modelled series are profile names
+        profile = [made for first, made in levels if first <= patch][-1]
+        return profile, f"{note}{profile.name} stands in" if note else ""
+    older = [made for first, made in _MAINLINE if first <= series]
     if not older:
-        return EL8, f"{text} is older than the kernels that are modelled (4.18 and later): {EL8.name} stands in, and its rules differ"
-    return older[-1], f"{text} is not modelled itself; {older[-1].name} ({older[-1].tree}) stands in"
+        return EL8, f"{text} is older than the modelled kernels (4.18 and later) and its rules differ; {EL8.name} stands in"
+    return older[-1], f"{text} is not modelled itself; {older[-1].name} stands in"
+
+
+def _later_levels(series: tuple[int, int], profile: Profile) -> str:
+    """What a bare series name hides: later stable releases of it behave differently."""
+    names = f"{series[0]}.{series[1]}"
+    later = [patch for patch, made in _STABLE[series] if made.changes[: len(profile.changes)] == profile.changes]
+    if profile.name != names or len(later) < 2:  # noqa: PLR2004 - itself and one more
+        return ""
+    return f"{names} is taken as {profile.tree}; releases from {names}.{later[1]} on differ, give the full `uname -r`"
+
+
+def _enterprise(series: tuple[int, int], text: str) -> tuple[Profile, str]:
+    """RHEL and its clones: back-ports are not visible in the release string."""
+    older = [made for first, made in _MAINLINE if first <= series]
+    profile = older[-1] if older else EL8
+    if series == (6, 12):
+        profile = _6_12[0][1]
+    return profile, f"{text} carries back-ports its name does not tell; {profile.name} stands in"

@@ -345,6 +345,8 @@ class Replay:
             listener = entry.listener
             if entry.timer and segment.time_ns >= entry.due - _EARLY_NS:
                 expire, _ = listener.timer_plan(entry)
+                if entry.due <= segment.time_ns and not entry.expiring:
+                    expire = False  # its window opened when it was not to expire yet
                 if expire:
                     expire = not self._relieve(entry, track)
                 if not expire:

@@ -237,7 +237,8 @@ class _Reader:
         ]
         events.sort(key=lambda event: event.time_ns)
         return Host(
-            kernel, hz, self.optional("", top, "boot_ns", _TIME_MAX), self.settings(_given(top, "sysctl", {})),
+            kernel, hz, self.optional("", top, "boot_ns", _TIME_MAX),
+            self.settings(_given(top, "sysctl", {})),
             listeners, events, "events" in top,
         )  # fmt: skip
 

@@ -44,8 +44,8 @@ def row_text(row: Row, start_ns: int) -> str:
         parts = _out(row, when)
     elif isinstance(row, EventRow):
         parts = [
-            f"event t={when} {safe(row.listener)} {row.event}",
-            row.peer or "",
+            f"event t={when} {safe(row.listener)} {safe(row.event)}",
+            safe(row.peer or ""),
             f"accept_queue={_range(row.accept_queue)} syn_queue={_range(row.syn_queue)}",
             _counters(row.counters),
             safe(row.detail),
@@ -53,7 +53,7 @@ def row_text(row: Row, start_ns: int) -> str:
     else:
         frame = "" if row.frame is None else f" frame={row.frame}"
         parts = [
-            f"mismatch{frame} t={when} {safe(row.listener)} {row.peer} MISMATCH {row.what}:",
+            f"mismatch{frame} t={when} {safe(row.listener)} {safe(row.peer)} MISMATCH {row.what}:",
             safe(row.detail),
         ]
     return " ".join(filter(None, parts)) + "\n"

@@ -70,12 +70,12 @@ def cells(row: Row, start_ns: int, *, long: bool, listener: bool) -> Cells:
         why = row.detail and safe(row.detail)
         why = why or (words.EVENT_SENTENCES.get(row.event, "") if long else "")
         return Cells(
-            "", seconds(row.time_ns - start_ns), row.peer or "", "", _range(row.accept_queue),
-            _range(row.syn_queue), words.label(row.event), prefix + why,
+            "", seconds(row.time_ns - start_ns), safe(row.peer or ""), "", _range(row.accept_queue),
+            _range(row.syn_queue), safe(words.label(row.event)), prefix + why,
         )  # fmt: skip
     what = words.MISMATCHES[row.what] if long else words.label(row.what)
     return Cells(
-        "" if row.frame is None else str(row.frame), seconds(row.time_ns - start_ns), row.peer, "", "", "",
+        "" if row.frame is None else str(row.frame), seconds(row.time_ns - start_ns), safe(row.peer), "", "", "",
         "MISMATCH", f"{prefix}{what}",
     )  # fmt: skip
 

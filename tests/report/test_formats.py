@@ -58,7 +58,7 @@ def test_csv_cells_are_no_formulas_and_hold_no_control_characters(
 ) -> None:
     row = MismatchRow(1, text, "10.0.0.1:5", "wrong_reply", text)
     output = printed(write_csv, make(rows=[row]))
-    cells = list(csv.DictReader(io.StringIO(output)))[0]
+    cells = next(csv.DictReader(io.StringIO(output)))
     for name in ("listener", "detail"):
         assert cells[name][:1] not in {"=", "+", "-", "@", "\t", "\r"}
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e\ud800]", output)
@@ -141,7 +141,8 @@ def test_text_has_a_line_per_row_then_comments(analysis: Any) -> None:
     assert len(rows) == len(analysis.rows)
     assert lines[: len(rows)] == rows
     assert rows[3] == (
-        "frame=15 t=0.057000 10.9.0.2:4004 > 10.9.0.1:80 [A] OVERFLOW accept_queue_full accept_queue=4 syn_queue=1"
+        "frame=15 t=0.057000 10.9.0.2:4004 > 10.9.0.1:80 [A] OVERFLOW accept_queue_full"
+        " accept_queue=4 syn_queue=1"
         " rule=request.accept_queue_full@tcp_check_req +ListenOverflows=1 +ListenDrops=1 certain resolved_by=26"
     )
     assert rows[5].endswith("[SA] synack timer attempt=1 +TCPSynRetrans=1")

@@ -46,14 +46,17 @@ def test_header_first_summaries_last(analysis: Any) -> None:
 def test_keys_in_the_order_of_the_contract(analysis: Any) -> None:
     rows = [json.loads(line) for line in printed(analysis)]
     assert list(rows[0]) == [
-        "type", "schema_version", "capture", "packets", "handshake_packets", "kernel", "mode", "assumed", "quality",
+        "type", "schema_version", "capture", "packets", "handshake_packets", "kernel", "mode", "assumed",
+        "quality",
     ]  # fmt: skip
     assert list(rows[4]) == [
-        "type", "frame", "time_ns", "listener", "peer", "dir", "flags", "decision", "reason", "rule", "function",
+        "type", "frame", "time_ns", "listener", "peer", "dir", "flags", "decision", "reason", "rule",
+        "function",
         "reply", "counters", "accept_queue", "syn_queue", "certainty", "resolved_by", "rivals",
     ]  # fmt: skip
     assert list(rows[2]) == [
-        "type", "frame", "time_ns", "listener", "peer", "dir", "flags", "decision", "reason", "cause", "attempt",
+        "type", "frame", "time_ns", "listener", "peer", "dir", "flags", "decision", "reason", "cause",
+        "attempt",
         "expected",
     ]  # fmt: skip
     assert list(rows[6]) == [*rows[2], "counters"]
@@ -62,7 +65,8 @@ def test_keys_in_the_order_of_the_contract(analysis: Any) -> None:
     ]  # fmt: skip
     assert list(rows[8]) == ["type", "frame", "time_ns", "listener", "peer", "what", "detail"]
     assert list(rows[9]) == [
-        "type", "listener", "kernel", "backlog", "decisions", "counters", "peak_accept_queue", "peak_syn_queue",
+        "type", "listener", "kernel", "backlog", "decisions", "counters", "peak_accept_queue",
+        "peak_syn_queue",
         "mismatches",
     ]  # fmt: skip
 
@@ -70,7 +74,8 @@ def test_keys_in_the_order_of_the_contract(analysis: Any) -> None:
 def test_an_overflow_reads_as_in_the_contract(analysis: Any) -> None:
     assert json.loads(printed(analysis)[4]) == {
         "type": "packet", "frame": 15, "time_ns": 1795322240057000000, "listener": "10.9.0.1:80",
-        "peer": "10.9.0.2:4004", "dir": "in", "flags": "A", "decision": "overflow", "reason": "accept_queue_full",
+        "peer": "10.9.0.2:4004", "dir": "in", "flags": "A", "decision": "overflow",
+        "reason": "accept_queue_full",
         "rule": "request.accept_queue_full", "function": "tcp_check_req", "reply": None,
         "counters": {"ListenOverflows": 1, "ListenDrops": 1}, "accept_queue": [4, 4], "syn_queue": [1, 1],
         "certainty": "certain", "resolved_by": 26, "rivals": [],
@@ -112,7 +117,8 @@ segments = st.builds(
     Segment, st.integers(1, 2**40), st.integers(0, 2**63), ends, ends, st.integers(0, 255), *[st.just(0)] * 4
 )
 packets = st.builds(
-    PacketRow, segments, texts, st.sampled_from([outcomes.QUEUED, outcomes.OVERFLOW, outcomes.PAWS]), bounds, bounds,
+    PacketRow, segments, texts, st.sampled_from([outcomes.QUEUED, outcomes.OVERFLOW, outcomes.PAWS]), bounds,
+    bounds,
     st.sampled_from(["certain", "likely", "undecided"]), numbers, st.lists(texts, max_size=2).map(tuple),
 )  # fmt: skip
 sent = st.builds(
@@ -153,21 +159,25 @@ def expected_object(row: Row) -> dict[str, Any]:
         if isinstance(row, PacketRow):
             return result | {
                 "decision": row.outcome.decision, "reason": row.outcome.reason, "rule": row.outcome.rule,
-                "function": row.outcome.function, "reply": row.outcome.reply, "counters": row.outcome.counters,
-                "accept_queue": list(row.accept_queue), "syn_queue": list(row.syn_queue), "certainty": row.certainty,
+                "function": row.outcome.function, "reply": row.outcome.reply,
+                "counters": row.outcome.counters,
+                "accept_queue": list(row.accept_queue), "syn_queue": list(row.syn_queue),
+                "certainty": row.certainty,
                 "resolved_by": row.resolved_by, "rivals": list(row.rivals),
             }  # fmt: skip
         result |= {"decision": row.decision, "reason": row.reason, "cause": row.cause, "attempt": row.attempt}
         return result | {"expected": row.expected} | ({"counters": row.counters} if row.counters else {})
     if isinstance(row, EventRow):
         result = {
-            "type": "event", "time_ns": row.time_ns, "listener": row.listener, "peer": row.peer, "event": row.event,
+            "type": "event", "time_ns": row.time_ns, "listener": row.listener, "peer": row.peer,
+            "event": row.event,
             "accept_queue": list(row.accept_queue), "syn_queue": list(row.syn_queue),
         }  # fmt: skip
         result |= {"counters": row.counters} if row.counters else {}
         return result | ({"detail": row.detail} if row.detail else {})
     return {
-        "type": "mismatch", "frame": row.frame, "time_ns": row.time_ns, "listener": row.listener, "peer": row.peer,
+        "type": "mismatch", "frame": row.frame, "time_ns": row.time_ns, "listener": row.listener,
+        "peer": row.peer,
         "what": row.what, "detail": row.detail,
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ ACCEPT_COOKIE = ("overflow", "cookie_accept_queue_full")
 RESET = ("rst", "abort_on_overflow")
 
 
-def judge(summary: Any, **when: tuple[float, float]) -> Verdict:
+def judge(summary: Any) -> Verdict:
     return verdict(summary, {}, START)
 
 
