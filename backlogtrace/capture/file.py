@@ -57,6 +57,8 @@ def open_file(name: str) -> tuple[Source, Framer]:
         head = bytes(window.data[window.start : window.end])
         if source.note and len(head) < FILE_HEADER:
             raise CaptureError(source.note)
+        if not head:
+            raise CaptureError("holds nothing once decompressed: the capture was not written, or not yet")
         framer: type[Framer] | None = next(
             (kind for kind in (PcapFramer, PcapngFramer) if kind.recognises(head)), None)
         if framer is None:

@@ -268,7 +268,7 @@ class _Decoding:
         """(IP version of each packet of interest, these packets, packets to look at one by one)."""
         records, end = self.records, self.end
         whole = self.ip_at[rest] <= end[rest]
-        odd = [rest[~whole]]
+        self._skip(link.TRUNCATED, int((~whole).sum()))
         rest = rest[whole]
         at = records.at[rest] if self.linktype == link.SLL2 else self.ip_at[rest] - 2
         ethertype = _halves_at(self.data, at)
@@ -281,9 +281,8 @@ class _Decoding:
             ethertype[tagged] = _halves_at(self.data, self.ip_at[rest[tagged]] - 2)
         kind = np.where(ethertype == _TYPE_V4, 4, np.where(ethertype == _TYPE_V6, 6, 0))
         located = (kind == 0) & np.isin(ethertype, _VLAN_TYPES + _OTHER_TYPES)
-        odd.append(rest[located])
         self._skip(link.NOT_IP, int(((kind == 0) & ~located).sum()))
-        return kind, rest, np.concatenate(odd)
+        return kind, rest, rest[located]
 
     def _skip(self, reason: str, count: int) -> None:
         if count:
@@ -301,11 +300,13 @@ class _Decoding:
         whole = (ip_at + 20 <= end) & (first >> 4 == 4) & (header >= 20)
         other = whole & (protocol != TCP_PROTOCOL) & ~self._tunnel(protocol, tcp_at, end)
         self._skip(NOT_TCP, int(other.sum()))
-        good = whole & (protocol == TCP_PROTOCOL) & (ip[:, 1] & 0xFF3F0000 == 0)
-        good &= (total != 0) & (room >= 20) & (tcp_at + 20 <= end)
+        good = whole & (protocol == TCP_PROTOCOL) & (ip[:, 1] & 0xFF3F0000 == 0) & (total != 0) & (room >= 20)
+        cut = (ip_at + 20 > end) | (good & (tcp_at + 20 > end))
+        self._skip(link.TRUNCATED, int(cut.sum()))
+        good &= ~cut
         self.rows[chosen[good], SOURCE : TARGET + 1] = ip[good, 3:5]
         self._accept(chosen[good], tcp_at[good], room[good])
-        return chosen[~good & ~other]
+        return chosen[~(good | other | cut)]
 
     def _ipv6(self, chosen: Ints) -> Ints:
         """Takes IPv6 packets without extension headers; gives back those to look at one by one."""
@@ -318,11 +319,14 @@ class _Decoding:
         whole = (tcp_at <= end) & (ip[:, 0] & 0xF0 == 0x60)
         other = whole & (protocol != TCP_PROTOCOL) & ~self._tunnel(protocol, tcp_at, end)
         self._skip(NOT_TCP, int(other.sum()))
-        good = whole & (protocol == TCP_PROTOCOL) & (room >= 20) & (tcp_at + 20 <= end)
+        good = whole & (protocol == TCP_PROTOCOL) & (room >= 20)
+        cut = (tcp_at > end) | (good & (tcp_at + 20 > end))
+        self._skip(link.TRUNCATED, int(cut.sum()))
+        good &= ~cut
         self.six_at.append(chosen[good])
         self.six.append(octets(ip)[good, 8:40])
         self._accept(chosen[good], tcp_at[good], room[good])
-        return chosen[~good & ~other]
+        return chosen[~(good | other | cut)]
 
     def _tunnel(self, protocol: Words, at: Ints, end: Ints) -> Bools:
         """Which packets have a protocol, or go to a UDP port, that must be looked at one by one."""

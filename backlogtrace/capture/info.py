@@ -115,7 +115,8 @@ class CaptureInfo:
         self.problems += other.problems
 
     def finish(self) -> None:
-        """Writes the notes that can only be written at the end."""
+        """Writes the notes that can only be written at the end, and puts the reasons in order."""
+        self.skipped = dict(sorted(self.skipped.items()))
         for count, text in (
             (self.length_zero, "packets have an IP length of 0 (segmentation offload): "
                                "their payload length comes from the packet record"),

@@ -1,8 +1,10 @@
 """Reads a capture through pyshark: tshark finds the packets and takes them apart.
 
 Slow (a few thousand packets a second), but it decodes every encapsulation that Wireshark knows; the
-innermost TCP segment counts. Knows how tshark names things and how to run it without its user's
-settings. Refuses to know what the segments mean.
+innermost TCP segment counts. Where an IP header claims more bytes than were on the wire, tshark
+believes the wire; the other readers believe the header.
+Knows how tshark names things and how to run it without its user's settings. Refuses to know what the
+segments mean.
 """
 
 from __future__ import annotations
@@ -225,21 +227,16 @@ def _from_fields(frame: int, time_ns: int, ip: Any, tcp: Any, info: CaptureInfo)
 def _layers(packet: Any) -> tuple[list[str], list[Any], list[Any]]:
     """Names of the layers from the first IP header to the last, IP layers, TCP layers; outermost first.
 
-    What an ICMP error quotes is not part of them.
+    What an error message quotes is not part of them: tshark names such a header, but nests it.
     """
     names = _field(packet.frame_info, "frame.protocols").split(":")
     quote = min((names.index(name) for name in ("icmp", "icmpv6") if name in names), default=len(names))
-    names = names[:quote]
     found = {layer.layer_name: iter([layer, *layer.duplicate_layers]) for layer in packet.layers}
-    ips, tcps, last_ip = [], [], 0
-    for position, name in enumerate(names):
-        if name in ("ip", "ipv6"):
-            ips.append(next(found[name]))
-            last_ip = position
-        elif name == "tcp":
-            tcps.append(next(found[name]))
-    first_ip = next((position for position, name in enumerate(names) if name in ("ip", "ipv6")), 0)
-    return names[first_ip : last_ip + 1], ips, tcps
+    layers = [(at, name, next(found.get(name, iter(())), None)) for at, name in enumerate(names[:quote])]
+    ips = [(at, layer) for at, name, layer in layers if name in ("ip", "ipv6") and layer is not None]
+    tcps = [layer for _, name, layer in layers if name == "tcp" and layer is not None]
+    between = names[ips[0][0] : ips[-1][0] + 1] if ips else []
+    return between, [layer for _, layer in ips], tcps
 
 
 def _is_other(ip: Any) -> bool:

@@ -2,7 +2,7 @@
 
 The file format is read by this package, because scapy's own readers drop if_tsoffset, mix up the
 interfaces of several sections and keep quiet about cut files. Slow (a few thousand packets a second).
-What scapy cannot take apart: an IPv6 length of 0 (counted as bad_header), Teredo, IPv4 behind AH … (not_tcp).
+What scapy cannot take apart is skipped: an IPv6 length of 0 (as bad_header), Teredo (as not_tcp).
 Knows scapy's layer classes. Refuses to know what the segments mean.
 """
 

@@ -5,7 +5,11 @@ Knows that asking for help must not wait for anything to be imported. Refuses to
 
 from __future__ import annotations
 
+import os
 import sys
+
+COMPLETION = "_BACKLOGTRACE_COMPLETE"
+"""Set by the shell when it asks for completions (click's convention)."""
 
 
 def main() -> int:
@@ -15,7 +19,7 @@ def main() -> int:
     click takes several times as long as starting Python.
     """
     arguments = sys.argv[1:]
-    if arguments in ([], ["-h"], ["--help"]):
+    if arguments in ([], ["-h"], ["--help"]) and COMPLETION not in os.environ:
         with open(__file__.replace("__init__.py", "help.txt"), encoding="utf-8") as page:  # noqa: PTH123
             text = page.read()
         return _show(text, usage_error=not arguments)

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from backlogtrace import __version__
+from backlogtrace.cli import COMPLETION
 from backlogtrace.errors import BacklogtraceError
 from backlogtrace.report.safe import safe
 
@@ -27,8 +29,9 @@ Examples:
   backlogtrace analyze --host host.json capture.pcap
   tcpdump -w - 'tcp port 80' | backlogtrace analyze --backlog 128 -
   backlogtrace analyze -T jsonl --fail-on dropped,overflow capture.pcapng.gz
-Exit codes: 0 done, 1 a --fail-on condition or an expectation failed, 2 usage,
-3 input unreadable or truncated, 4 inconclusive under --strict, 130 interrupted.
+Exit codes: 0 done, 1 a --fail-on condition or an expectation failed,
+2 usage, 3 input unreadable or truncated, 4 inconclusive under --strict,
+130 interrupted.
 """
 
 CONTEXT: dict[str, Any] = {
@@ -51,7 +54,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group("backlogtrace", cls=_LazyGroup, context_settings=CONTEXT, epilog=_EPILOG)
-@click.version_option(package_name="backlogtrace", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def app() -> None:
     """Explain a packet capture by what the Linux listen socket did with it.
 
@@ -76,7 +79,13 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        result = app.main(arguments, "backlogtrace", standalone_mode=False)
+        if COMPLETION in os.environ:
+            app.main(arguments, "backlogtrace")
+        # Not app.main(): it prints on Ctrl-C and ends with 1 on a closed pipe.
+        with app.make_context("backlogtrace", arguments) as context:
+            result = app.invoke(context)
+    except click.exceptions.Exit as done:
+        return done.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2

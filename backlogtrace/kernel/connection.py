@@ -133,7 +133,19 @@ def _finish(stack: Stack, child: Child, segment: Segment) -> None:
         return
     _die(stack, child)
     if child.server_closed_first:
-        stack.ehash[child.key] = TimeWait(child.key, child.fin_seq_in, child.ts_recent, segment.time_ns)
+        waiting = TimeWait(child.key, child.fin_seq_in, child.ts_recent, segment.time_ns)
+        stack.ehash[child.key] = waiting
+        stack.timewaits.append(waiting)
+    _forget_old(stack, segment.time_ns)
+
+
+def _forget_old(stack: Stack, now_ns: int) -> None:
+    """TIME_WAITs that are over leave the hash, so that it does not grow with the capture."""
+    waits = stack.timewaits
+    while waits and waits[0].until < now_ns:
+        waiting = waits.popleft()
+        if stack.ehash.get(waiting.key) is waiting:
+            del stack.ehash[waiting.key]
 
 
 def timewait_receive(stack: Stack, waiting: TimeWait, segment: Segment) -> Outcome | None:

@@ -62,10 +62,11 @@ class Request:
         self.rcv_wnd = _DEFAULT_WINDOW
         self.snt_tsval_first: int | None = None
         self.snt_tsval_last: int | None = None
-        self.timer = 0
-        self.due = 0
-        self.deadline = 0
         self.expiring = False
+        # set when the timer is armed
+        self.timer: int
+        self.due: int
+        self.deadline: int
 
     def synack_seen(self, synack: Segment) -> None:
         """Learn what only the wire tells: the kernel's ISN, window and timestamps."""

@@ -8,6 +8,7 @@ Source: net/ipv4/tcp_ipv4.c (tcp_v4_rcv), net/ipv4/inet_hashtables.c (__inet_loo
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
@@ -40,6 +41,8 @@ class Stack:
         self.ehash: dict[bytes, Request | Child | TimeWait] = {}
         """Key: client endpoint + server endpoint."""
         self.timers = RequestTimers(clock)
+        self.timewaits: deque[TimeWait] = deque()
+        """In order of their end."""
         self._listeners: dict[bytes, ListenSocket] = {}
         self.witness: Callable[[Segment], Reply | None] = lambda _: None
         """Asked what the wire shows where the given facts leave the answer open."""

@@ -64,10 +64,12 @@ class RequestTimers:
 
     def due_by(self, now_ns: int) -> list[Request]:
         """Requests whose timer may fire at or before `now_ns`, without taking them."""
-        return [
-            request
-            for key in self._keys
-            if key < (now_ns + 1) * _LEVELS
-            for request in self._buckets[key]
-            if request.timer == key
-        ]
+        keys, limit = self._keys, (now_ns + 1) * _LEVELS
+        found: list[Request] = []
+        todo = [0]  # walk the heap from its root: a key at or above the limit has no lower ones below
+        while todo:
+            place = todo.pop()
+            if place < len(keys) and keys[place] < limit:
+                found += (request for request in self._buckets[keys[place]] if request.timer == keys[place])
+                todo += (2 * place + 1, 2 * place + 2)
+        return found

@@ -16,10 +16,13 @@ from backlogtrace.kernel import profiles
 from backlogtrace.kernel.settings import DEFAULTS, make_settings
 from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
-from backlogtrace.replay.engine import AHEAD_NS, Replay
+from backlogtrace.replay.engine import Replay
 from backlogtrace.replay.events import EventQueue
 from backlogtrace.replay.host import AcceptModel, Host, HostListener
+from backlogtrace.replay.journal import Journal
+from backlogtrace.replay.lookahead import AHEAD_NS
 from backlogtrace.replay.rows import Header, ListenerSummary
+from backlogtrace.replay.route import Route
 from backlogtrace.replay.track import Track
 from backlogtrace.segment import ACK, RST, SYN, endpoint, endpoint_text
 
@@ -65,7 +68,7 @@ class Analysis:
         self.listeners: list[ListenerSummary] = []
         self.header = Header(capture=" ".join(capture.info.names))
         self._tracks: list[Track] = []
-        self._route: dict[bytes, Track | None] = _Route()
+        self._route = Route()
         self._ignored_listeners = 0
 
     def __iter__(self) -> Iterator[Row]:
@@ -76,7 +79,6 @@ class Analysis:
         settings = make_settings(profile.defaults, self._host.sysctl)
         stack = Stack(profile, settings, clock)
         self._stack, self._note = stack, note
-        self._route.stack = stack  # type: ignore[attr-defined]
         for listener in self._host.listeners:
             self._add(endpoint(listener.address, listener.port), listener)
         accept = self._options.accept
@@ -84,15 +86,17 @@ class Analysis:
             accept = AcceptModel("never" if self._host.accept_log else "immediate")
             if not self._host.accept_log:
                 assumed.append("accept=immediate")
-        if any(listener.backlog is None for listener in self._host.listeners) or not self._given:
+        asked = [listener.backlog for listener in self._host.listeners] or [self._options.backlog]
+        if None in asked:
             assumed.append(f"backlog={settings.somaxconn}")
         missing = [name for name in _RELEVANT if name not in self._host.sysctl]
         assumed += [f"{name}={settings.as_dict()[name]}" for name in missing]
-        events = EventQueue(stack, self._host, self._tracks[:], accept)
-        replay = Replay(
-            stack, self._route, events, "likely" if assumed else "certain",
+        journal = Journal(
+            "likely" if assumed else "certain",
             routine=self._options.routine_rows, everything=self._options.all_packets,
         )  # fmt: skip
+        events = EventQueue(stack, self._route, journal, self._host, self._tracks[:], accept)
+        replay = Replay(stack, self._route, journal, events)
         self.header.kernel = profile.name
         self.header.assumed = assumed
         collecting = gc.isenabled()
@@ -102,7 +106,7 @@ class Analysis:
         finally:
             if collecting:
                 gc.enable()
-        self._finish(replay)
+        self._finish(replay, journal)
 
     def _replay(self, replay: Replay, chunks: Iterator[list[Segment]]) -> Iterator[Row]:
         """Chunk by chunk, the last AHEAD_NS of each kept back so that replies can be looked up."""
@@ -135,7 +139,7 @@ class Analysis:
             flags = segment.flags
             if flags & SYN:
                 end = segment.src if flags & ACK else segment.dst
-                if end not in known:
+                if end not in known.exact:
                     asked[end] = None
                     if flags & ACK:
                         refused.discard(end)
@@ -167,15 +171,15 @@ class Analysis:
         )
         track = Track(name, end, None, summary)
         self._tracks.append(track)
-        self._route.add(end, track)  # type: ignore[attr-defined]
+        self._route.add(end, track)
         if given.opened_ns is None:
             track.open(stack, given, asked)
 
-    def _finish(self, replay: Replay) -> None:
+    def _finish(self, replay: Replay, journal: Journal) -> None:
         info = self._capture.info
         header = self.header
         header.packets = info.packets
-        header.handshake_packets = replay.handshake_packets
+        header.handshake_packets = journal.handshake_packets
         header.skipped = dict(info.skipped)
         header.first_ns, header.last_ns = info.first_ns, info.last_ns
         header.problems = list(info.problems)
@@ -192,32 +196,6 @@ class Analysis:
                 summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
                 self.listeners.append(summary)
         _grade(header, info.dropped, info.backward_max_ns)
-
-
-class _Route(dict[bytes, "Track | None"]):
-    """Endpoint -> listener, with wildcard addresses looked up once per endpoint."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._any: dict[bytes, Track] = {}
-
-    def add(self, end: bytes, track: Track) -> None:
-        if any(end[:-2]):
-            self[end] = track
-        else:
-            self._any[end] = track
-
-    def get(self, end: bytes, default: Track | None = None) -> Track | None:
-        found = super().get(end)
-        if found is None and self._any:
-            port = end[-2:]
-            if len(end) == 6:  # noqa: PLR2004 - IPv4 endpoint
-                found = self._any.get(bytes(4) + port)
-            found = found or self._any.get(bytes(16) + port)
-        return found or default
-
-    def __missing__(self, end: bytes) -> Track | None:
-        return self.get(end)
 
 
 def _merge(host: Host, options: Options) -> Host:

@@ -10,7 +10,9 @@ import heapq
 from functools import partial
 from typing import TYPE_CHECKING
 
+from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.timers import NEVER
+from backlogtrace.replay.expect import Expectation, Expectations
 from backlogtrace.segment import endpoint_text
 
 if TYPE_CHECKING:
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
     from backlogtrace.kernel.connection import Child
     from backlogtrace.kernel.stack import Stack
-    from backlogtrace.replay.engine import Replay
     from backlogtrace.replay.host import AcceptModel, Host, HostEvent, HostListener
+    from backlogtrace.replay.journal import Journal
+    from backlogtrace.replay.route import Route
     from backlogtrace.replay.track import Track
     from backlogtrace.segment import Segment
 
@@ -32,25 +35,27 @@ class EventQueue:
     `tracks` are the listeners of `host.listeners`, in the same order.
     """
 
-    def __init__(self, stack: Stack, host: Host, tracks: list[Track], accept: AcceptModel) -> None:
-        self.replay: Replay  # set by the replay itself
+    def __init__(  # noqa: PLR0913 - the parts of a replay
+        self, stack: Stack, route: Route, journal: Journal, host: Host, tracks: list[Track], accept: AcceptModel
+    ) -> None:
         self.next_ns = NEVER
+        self.expected = Expectations()
         self._stack = stack
+        self._route = route
+        self._journal = journal
         self._tracks = tracks
         self._listeners = host.listeners
         self._queue: list[tuple[int, int, Action]] = []
         self._serial = 0
         self._gap_ns = round(1e9 / accept.per_second) if accept.kind == "rate" else 0
         self._free_ns: dict[Track, int] = {}
-        self._fresh: list[Track] = []
         for index, listener in enumerate(host.listeners):
             if listener.opened_ns is not None:
                 self._push(listener.opened_ns, partial(self._open, index, listener.backlog))
         for event in host.events:
             self._push(event.time_ns, partial(self._given, event))
-        if accept.kind == "immediate":
-            stack.child_born = self._accept_soon
-        elif accept.kind == "rate":
+        self._immediate = accept.kind == "immediate"
+        if accept.kind == "rate":
             stack.child_born = self._accept_in_turn
 
     def _push(self, when: int, action: Action) -> None:
@@ -66,18 +71,13 @@ class EventQueue:
 
     # ---- accept() models ----
 
-    def _accept_soon(self, child: Child, _segment: Segment) -> None:
-        self._fresh.append(self.replay.track_of(child.key))
-
-    def after_packet(self, now: int) -> None:
+    def after_packet(self, track: Track, now: int) -> None:
         """`--accept immediate`: the application takes what the packet completed."""
-        if self._fresh:
-            for track in self._fresh:
-                self._accept(track, now)
-            self._fresh.clear()
+        if self._immediate:
+            self._accept(track, now)
 
     def _accept_in_turn(self, child: Child, segment: Segment) -> None:
-        track = self.replay.track_of(child.key)
+        track = self._route.of(child.key)
         if len(child.listener.accept_queue) == 1:  # else the next accept() is planned already
             self._push(max(segment.time_ns, self._free_ns.get(track, 0)), partial(self._accept_next, track))
 
@@ -91,20 +91,21 @@ class EventQueue:
         socket = track.socket
         if socket is not None and socket.accept() is not None:
             track.summary.accepted += 1
-            track.sample(now, len(socket.accept_queue), socket.qlen - socket.expiring, socket.qlen)
+            if now >= track.edge_ns:
+                track.sample(now, *track.queues())
 
     # ---- the host file ----
 
     def _open(self, index: int, backlog: int | None, when: int) -> None:
         track, given = self._tracks[index], self._listeners[index]
         track.open(self._stack, given, backlog)
-        self.replay.event(track, when, "listen", None, _backlog_text(track))
+        self._journal.event(track, when, "listen", None, _backlog_text(track))
 
     def _given(self, event: HostEvent, when: int) -> None:
         if event.op == "sysctl":
             self._stack.settings.set(event.name, event.value)
             for track in self._tracks:
-                self.replay.event(track, when, "sysctl", None, f"{event.name}={event.value}")
+                self._journal.event(track, when, "sysctl", None, f"{event.name}={event.value}")
             return
         index = event.listener or 0
         track = self._tracks[index]
@@ -116,11 +117,11 @@ class EventQueue:
                 self._open(index, event.backlog, when)
             elif event.backlog is not None:
                 socket.listen(event.backlog)
-                self.replay.event(track, when, "listen", None, _backlog_text(track))
+                self._journal.event(track, when, "listen", None, _backlog_text(track))
         elif socket is not None and socket.listening:
             victims = socket.close()
-            self.replay.event(track, when, "closed", None, f"{len(victims)} connections reset")
-            self.replay.expect_resets(track, victims, when)
+            self._journal.event(track, when, "closed", None, f"{len(victims)} connections reset")
+            self._expect_resets(track, victims, when)
 
     def _accept_given(self, track: Track, peer: bytes | None, when: int) -> None:
         """accept() of the log; another peer than the model has at the head is a difference."""
@@ -129,15 +130,27 @@ class EventQueue:
         child = next((c for c in queue if peer is None or c.key.startswith(peer)), None)
         if child is None or socket is None:
             name = "a client" if peer is None else endpoint_text(peer)
-            self.replay.differs(track, peer, when, f"accept() returned {name}, which is not in the model's accept queue")
+            self._differs(track, peer, when, f"accept() returned {name}, which is not in the model's accept queue")
             return
         if child is not socket.accept_queue[0]:
             head = endpoint_text(socket.accept_queue[0].key[: len(child.key) // 2])
-            self.replay.differs(track, peer, when, f"accept() returned {endpoint_text(peer or b'')}, the model has {head} at the head")
+            self._differs(track, peer, when, f"accept() returned {endpoint_text(peer or b'')}, the model has {head} at the head")
         socket.accept_queue.remove(child)
         child.accepted = True
         track.summary.accepted += 1
-        self.replay.event(track, when, "accepted", child.key)
+        self._journal.event(track, when, "accepted", child.key)
+
+
+    def _differs(self, track: Track, peer: bytes | None, when: int, detail: str) -> None:
+        """The host file says something that the model can't follow."""
+        self._journal.mismatch(track, (peer or bytes(6)) * 2, when, "unexpected_packet", detail)
+
+    def _expect_resets(self, track: Track, children: list[Child], when: int) -> None:
+        """close() of a listener resets the connections nobody accepted."""
+        for child in children:
+            expectation = Expectation(child.key, track, "rst", when)
+            expectation.outcome = out.PASSED_CLOSE
+            self.expected.add(expectation)
 
 
 def _backlog_text(track: Track) -> str:

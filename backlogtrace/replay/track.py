@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 IMPACT_LIMIT = 1000
 _OPEN_LIMIT = 100_000  # attempts followed at a time; a flood must not fill the memory
 _SAMPLES = 1024
+_HARMFUL = frozenset({"dropped", "overflow", "rst"})
+_TAKEN = frozenset({"queued", "cookie", "fastopen"})
 
 
 class Attempt:
     """A connection attempt that was hit, until its fate is known."""
 
-    __slots__ = ("decisions", "first_ack_ns", "first_ns", "last_ns", "peer", "taken_ns")
+    __slots__ = ("decisions", "first_ack_ns", "first_ns", "given_up", "last_ns", "peer", "taken_ns")
 
     def __init__(self, peer: bytes, first_ns: int, taken_ns: int | None) -> None:
         self.peer = peer
@@ -37,6 +39,8 @@ class Attempt:
         self.first_ack_ns: int | None = None
         """First segment that should have completed the handshake."""
         self.last_ns = first_ns
+        self.given_up = False
+        """The kernel dropped its request."""
         self.decisions: dict[str, int] = {}
 
 
@@ -53,10 +57,14 @@ class Track:
         self.attempts: dict[bytes, Attempt] = {}
         self._impacts: list[tuple[int, int, ClientImpact]] = []
         self._impact_count = 0
+        self._refused = 0
         self._samples: list[QueueSample] = []
         self._width = 1_000_000
-        self._edge = -1
-        self._top: QueueSample | None = None
+        self._top: QueueSample
+        self.edge_ns = -1
+        """End of the current sample's time slice."""
+        self.top_accept = 0
+        self.top_syn = 0
 
     def open(self, stack: Stack, given: HostListener, backlog: int | None) -> None:
         """listen() was called: make the socket and note its limits."""
@@ -69,25 +77,34 @@ class Track:
         summary.accept_capacity = self.socket.accept_capacity
         summary.syn_capacity = self.socket.syn_capacity
 
-    def sample(self, now: int, accept: int, syn_low: int, syn_high: int) -> None:
-        """Remember queue lengths: the highest per time slice, slices doubling when there are too many."""
-        top = self._top
-        if top is None or now >= self._edge:
-            self._new_slice(now, accept, syn_low, syn_high)
-            return
-        if accept > top.accept_queue[1]:
-            top.accept_queue = (accept, accept)
-        if syn_high > top.syn_queue[1]:
-            top.syn_queue = (syn_low, syn_high)
+    def queues(self) -> tuple[int, int, int]:
+        """Accept queue length, lowest and highest SYN queue length."""
+        socket = self.socket
+        if socket is None:
+            return 0, 0, 0
+        return len(socket.accept_queue), socket.qlen - socket.expiring, socket.qlen
 
-    def _new_slice(self, now: int, accept: int, syn_low: int, syn_high: int) -> None:
-        samples = self._samples
-        if len(samples) >= _SAMPLES:
-            self._width *= 2
-            samples[:] = [_merge(*samples[i : i + 2]) for i in range(0, len(samples), 2)]
-        self._top = QueueSample(now, (accept, accept), (syn_low, syn_high))
-        samples.append(self._top)
-        self._edge = now + self._width
+    def sample(self, now: int, accept: int, syn_low: int, syn_high: int) -> None:
+        """Remember queue lengths: the highest per time slice, slices doubling when there are too many.
+
+        Callers may leave it out while `now` is before `edge_ns` and neither length is above its top.
+        """
+        if now >= self.edge_ns:
+            samples = self._samples
+            if len(samples) >= _SAMPLES:
+                self._width *= 2
+                samples[:] = [_merge(*samples[i : i + 2]) for i in range(0, len(samples), 2)]
+            self._top = QueueSample(now, (accept, accept), (syn_low, syn_high))
+            samples.append(self._top)
+            self.edge_ns = now + self._width
+            self.top_accept, self.top_syn = accept, syn_high
+            return
+        if accept > self.top_accept:
+            self.top_accept = accept
+            self._top.accept_queue = (accept, accept)
+        if syn_high > self.top_syn:
+            self.top_syn = syn_high
+            self._top.syn_queue = (syn_low, syn_high)
 
     def hit(self, key: bytes, segment: Segment, decision: str, born_ns: int | None) -> None:
         """A harmful decision on a connection attempt."""
@@ -98,17 +115,34 @@ class Track:
                 return
             attempt = Attempt(segment.src, born_ns or segment.time_ns, born_ns)
             self.attempts[key] = attempt
+            self._refused += decision == "dropped"
         attempt.last_ns = segment.time_ns
         attempt.decisions[decision] = attempt.decisions.get(decision, 0) + 1
         if decision == "overflow" and attempt.first_ack_ns is None:
             attempt.first_ack_ns = segment.time_ns
 
-    def taken(self, key: bytes, now: int) -> None:
-        """An attempt that was hit before has its SYN answered now."""
+    def account(self, key: bytes, segment: Segment, decision: str, born_ns: int | None) -> None:
+        """What a decision means for the connection attempt it concerns; `born_ns`: its request's SYN."""
+        now = segment.time_ns
+        if decision in _HARMFUL:
+            self.hit(key, segment, decision, born_ns)
+            if decision == "rst":
+                self.ended(key, now, by_client=False)
+        elif decision == "established":
+            self.connected(key, now)
+        elif decision in _TAKEN:
+            attempt = self.attempts.get(key)
+            if attempt is not None:
+                attempt.taken_ns = attempt.last_ns = now
+        elif decision == "aborted":
+            self.ended(key, now, by_client=True)
+
+    def expired(self, key: bytes) -> None:
+        """The request was given up: without another SYN its client never connects."""
+        self.summary.expired += 1
         attempt = self.attempts.get(key)
         if attempt is not None:
-            attempt.taken_ns = now
-            attempt.last_ns = now
+            attempt.given_up = True
 
     def connected(self, key: bytes, now: int) -> None:
         """The attempt made it: the listener cost it the wait for the SYN and for the accept queue."""
@@ -144,7 +178,7 @@ class Track:
     def finish(self, end_ns: int, open_ns: int) -> ListenerSummary:
         """The summary; attempts hit within `open_ns` before the end are still open, older ones failed."""
         for attempt in self.attempts.values():
-            fate = "open" if end_ns - attempt.last_ns < open_ns else "never"
+            fate = "open" if end_ns - attempt.last_ns < open_ns and not attempt.given_up else "never"
             self._settle(attempt, fate, attempt.last_ns - attempt.first_ns)
         summary = self.summary
         for outcome, count in self.hits.items():
@@ -155,6 +189,8 @@ class Track:
             summary.reasons[what] = summary.reasons.get(what, 0) + count
             for name, times in outcome.counters.items():
                 summary.counters[name] = summary.counters.get(name, 0) + times * count
+        taken = sum(count for outcome, count in self.hits.items() if outcome.decision in _TAKEN)
+        summary.clients = taken + self._refused
         if self.resends:
             summary.counters["TCPSynRetrans"] = summary.counters.get("TCPSynRetrans", 0) + self.resends
         summary.samples = self._samples

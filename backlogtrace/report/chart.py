@@ -64,7 +64,7 @@ def axis(span_ns: int, width: int, peak_column: int | None) -> str:
         text = mark if start == peak_column else "peak^"
         if _free(cells, start, start + len(text)):
             cells[start : start + len(text)] = text
-        elif cells[peak_column] == " ":
+        elif _free(cells, peak_column, peak_column + 1):
             cells[peak_column] = "^"
     return "".join(cells)[:width]
 

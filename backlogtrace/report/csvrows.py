@@ -59,7 +59,8 @@ def _cells(row: Row) -> list[_Cell]:
         ]  # fmt: skip
     if isinstance(row, EventRow):
         return [
-            "event", None, row.time_ns, _text(row.listener), _text(row.peer or ""), None, None, _text(row.event),
+            "event", None, row.time_ns, _text(row.listener), _text(row.peer or ""), None, None,
+            _text(row.event),
             *[None] * 4, _counters(row.counters), *row.accept_queue, *row.syn_queue, *[None] * 6,
             _text(row.detail),
         ]  # fmt: skip

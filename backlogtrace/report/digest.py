@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from backlogtrace.replay.rows import Row
     from backlogtrace.report import Analysis
 
+Kind = tuple[str, str]
+"""Decision and reason, or `event` and its name, or `mismatch` and what."""
+
 ROUTINE = frozenset({"queued", "established", "passed", "fastopen"})
 """Decisions on inbound packets that are how it should be."""
 
@@ -37,34 +40,32 @@ class Span:
 
 
 class Selection:
-    """The first and the last rows, and the first of every kind in between; at most `limit` + 2 a kind."""
+    """The first and the last rows, and samples from in between; at most `limit` and the samples."""
 
     def __init__(self, limit: int) -> None:
         self.seen = 0
+        self._limit = limit
+        self._head: list[Row] = []
         self._head_limit = (limit + 1) // 2
-        self._head: list[tuple[int, Row]] = []
-        self._tail: deque[tuple[int, Row]] = deque(maxlen=limit // 2)
-        self._kinds: dict[object, int] = {}
+        self._tail: deque[Row] = deque(maxlen=limit // 2)
         self._samples: list[tuple[int, Row]] = []
 
-    def add(self, kind: object, row: Row) -> None:
-        """Consider `row`; rows come in order."""
+    def add(self, row: Row, *, sample: bool) -> None:
+        """Consider `row`, the next in order; a sample is kept wherever it stands."""
         self.seen += 1
-        entry = (self.seen, row)
-        if len(self._head) < self._head_limit:
-            self._head.append(entry)
+        if sample:
+            self._samples.append((self.seen, row))
+        if self.seen > self._head_limit:
+            self._tail.append(row)
         else:
-            self._tail.append(entry)
-        number = self._kinds.get(kind, 0)
-        if number < _PER_KIND:
-            self._kinds[kind] = number + 1
-            self._samples.append(entry)
+            self._head.append(row)
 
     def chosen(self) -> list[tuple[int, Row]]:
         """(rows hidden before this one, row) in order."""
-        if self._head_limit == 0:
+        if not self._limit:
             return []
-        by_number = dict(self._head) | dict(self._samples) | dict(self._tail)
+        by_number = dict(enumerate(self._head, 1)) | dict(self._samples)
+        by_number |= dict(enumerate(self._tail, self.seen - len(self._tail) + 1))
         result, before = [], 0
         for number in sorted(by_number):
             result.append((number - before - 1, by_number[number]))
@@ -77,11 +78,16 @@ class Digest:
     """What remains of the rows once they have been consumed."""
 
     selection: Selection
-    spans: dict[str, dict[tuple[str, str], Span]] = field(default_factory=dict)
+    spans: dict[str, dict[Kind, Span]] = field(default_factory=dict)
     """Listener -> (decision, reason) -> when; only what matters."""
     mismatches: list[MismatchRow] = field(default_factory=list)
     """The first few."""
-    mismatch_count: int = 0
+
+    @property
+    def mismatch_count(self) -> int:
+        """All of them."""
+        kinds = (kind for spans in self.spans.values() for kind in spans.items())
+        return sum(span.count for (name, _), span in kinds if name == "mismatch")
 
 
 def matters(row: Row) -> bool:
@@ -100,43 +106,39 @@ def digest(analysis: Analysis, limit: int, every_row: Callable[[Row], None] | No
     """
     selection = Selection(limit)
     result = Digest(selection)
-    spans: dict[tuple[str, object], Span] = {}
-    named: dict[tuple[str, object], tuple[str, str]] = {}
+    listeners: dict[str, dict[object, tuple[Kind, Span]]] = {}
     for row in analysis:
         if every_row is not None:
             every_row(row)
+        kind: object
         if type(row) is PacketRow:
-            outcome = row.outcome
-            if outcome.decision in ROUTINE:
+            kind, time_ns = row.outcome, row.segment.time_ns
+            if kind.decision in ROUTINE:
                 continue
-            key: tuple[str, object] = (row.listener, outcome)
-            time_ns = row.segment.time_ns
-        elif not matters(row):
+        elif matters(row):
+            kind, time_ns = _name(row), _time(row)
+        else:
             continue
-        else:
-            key, time_ns = _key(row), _time(row)
-            if isinstance(row, MismatchRow):
-                result.mismatch_count += 1
-                if len(result.mismatches) < _MISMATCH_LIMIT:
-                    result.mismatches.append(row)
-        span = spans.get(key)
-        if span is None:
-            spans[key] = Span(1, time_ns, time_ns)
-            named[key] = _name(row)
-        else:
-            span.count += 1
-            span.last_ns = time_ns
-        selection.add(key, row)
-    for key, span in spans.items():
-        _merge(result.spans.setdefault(key[0], {}), named[key], span)
+        known = listeners.get(row.listener)
+        if known is None:
+            known = listeners[row.listener] = {}
+        entry = known.get(kind)
+        if entry is None:
+            entry = known[kind] = (_name(row), Span(0, time_ns, time_ns))
+        span = entry[1]
+        span.count += 1
+        span.last_ns = time_ns
+        selection.add(row, sample=span.count <= _PER_KIND)
+        if type(row) is MismatchRow and len(result.mismatches) < _MISMATCH_LIMIT:
+            result.mismatches.append(row)
+    for listener, kinds in listeners.items():
+        spans = result.spans[listener] = {}
+        for name, span in kinds.values():
+            _merge(spans, name, span)
     return result
 
 
-def _key(row: Row) -> tuple[str, object]:
-    return row.listener, _name(row)
-
-
-def _name(row: Row) -> tuple[str, str]:
+def _name(row: Row) -> Kind:
     if isinstance(row, PacketRow):
         return row.outcome.decision, row.outcome.reason
     if isinstance(row, OutRow):
@@ -148,7 +150,7 @@ def _time(row: Row) -> int:
     return row.segment.time_ns if isinstance(row, PacketRow | OutRow) else row.time_ns
 
 
-def _merge(spans: dict[tuple[str, str], Span], name: tuple[str, str], span: Span) -> None:
+def _merge(spans: dict[Kind, Span], name: Kind, span: Span) -> None:
     """Several outcomes can share decision and reason (they differ in counters)."""
     known = spans.get(name)
     if known is None:

@@ -112,12 +112,18 @@ def _start(header: Header, row: Row | None) -> int:
     return cast("int", getattr(row, "time_ns", None) or cast("Any", row).segment.time_ns)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the caller decide: rich would end the program with exit code 1."""
+        raise  # noqa: PLE0704 - rich calls this from its except clause
+
+
 class _Page:
     """Prints the parts of the report in order."""
 
     def __init__(self, out: TextIO, look: Look) -> None:
         self._out, self._look = out, look
-        self._console = Console(
+        self._console = _Console(
             file=out, width=look.width, markup=False, emoji=False, highlight=False, soft_wrap=False,
             force_terminal=look.colour, no_color=not look.colour, legacy_windows=False,
             color_system="standard" if look.colour else None,

@@ -75,7 +75,8 @@ def cells(row: Row, start_ns: int, *, long: bool, listener: bool) -> Cells:
         )  # fmt: skip
     what = words.MISMATCHES[row.what] if long else words.label(row.what)
     return Cells(
-        "" if row.frame is None else str(row.frame), seconds(row.time_ns - start_ns), safe(row.peer), "", "", "",
+        "" if row.frame is None else str(row.frame), seconds(row.time_ns - start_ns), safe(row.peer), "", "",
+        "",
         "MISMATCH", f"{prefix}{what}",
     )  # fmt: skip
 
@@ -150,5 +151,5 @@ def lines(
         yield layout.heading()
     for hidden, row in entries:
         if hidden:
-            yield f"  ... {words.count(hidden, 'row')} like these not shown\n"
+            yield f"  ... {words.count(hidden, 'row')} not shown\n"
         yield layout.line(row)

@@ -85,6 +85,8 @@ def _mismatches(result: Verdict, summary: ListenerSummary) -> None:
         "backlog, sysctls or accept() times given (or assumed) are probably not the server's, or the capture "
         "lost packets. The differences are listed below."
     )
+    if summary.kernel_note:
+        result.story.append(f"The kernel may be the reason: {safe(summary.kernel_note)}.")
     result.advice.append(
         "give the server's own values (--host, --kernel, --backlog, --sysctl) and look at the first "
         "difference"

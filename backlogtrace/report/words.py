@@ -57,6 +57,7 @@ OUT_SENTENCES: dict[tuple[str, str], str] = {
     ("synack", "cookie"): "SYN-ACK with a cookie",
     ("synack", "timer"): "SYN-ACK again: no acceptable ACK so far",
     ("rst", "reply"): "RST in answer",
+    ("rst", "application"): "RST because the application closed",
     ("ack", "reply"): "ACK in answer",
 }
 """(decision, reason) of a packet that the server sent -> what it is."""
@@ -99,9 +100,12 @@ SKIPPED = {
 """Why packets were not analysed."""
 
 
+_ABBREVIATIONS = {word.lower(): word for word in ("ACK", "IP", "PAWS", "RST", "SYN", "TCP")}
+
+
 def label(reason: str) -> str:
     """A reason or event in a few words: its identifier with spaces."""
-    return reason.replace("_", " ")
+    return " ".join(_ABBREVIATIONS.get(word, word) for word in reason.split("_"))
 
 
 def sentence(decision: str, reason: str) -> str:

@@ -83,7 +83,8 @@ def test_events_are_in_order_of_time(tmp_path: Path) -> None:
 def test_an_empty_object_is_a_host_of_which_nothing_is_known(tmp_path: Path) -> None:
     host = load_host(write(tmp_path, {}))
     assert (host.kernel, host.hz, host.boot_ns, host.sysctl) == (None, None, None, {})
-    assert host.listeners == host.events == []
+    assert not host.listeners
+    assert not host.events
 
 
 def test_one_listener_needs_no_index(tmp_path: Path) -> None:

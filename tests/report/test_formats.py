@@ -143,7 +143,8 @@ def test_text_has_a_line_per_row_then_comments(analysis: Any) -> None:
     assert rows[3] == (
         "frame=15 t=0.057000 10.9.0.2:4004 > 10.9.0.1:80 [A] OVERFLOW accept_queue_full"
         " accept_queue=4 syn_queue=1"
-        " rule=request.accept_queue_full@tcp_check_req +ListenOverflows=1 +ListenDrops=1 certain resolved_by=26"
+        " rule=request.accept_queue_full@tcp_check_req +ListenOverflows=1 +ListenDrops=1"
+        " certain resolved_by=26"
     )
     assert rows[5].endswith("[SA] synack timer attempt=1 +TCPSynRetrans=1")
     assert "[fd09::2]:4004 >" in rows[4]

@@ -37,25 +37,27 @@ def timeline(text: str) -> list[str]:
 # ---- digest ---------------------------------------------------------------------------------------
 
 
-def test_selection_keeps_both_ends_and_two_of_each_kind() -> None:
+def test_selection_keeps_both_ends_and_samples() -> None:
     selection = Selection(4)
     for number in range(100):
-        selection.add("rare" if number == 50 else "common", number)  # type: ignore[arg-type]
-    assert [row for _, row in selection.chosen()] == [0, 1, 50, 98, 99]
-    assert [hidden for hidden, _ in selection.chosen()] == [0, 0, 48, 47, 0]
+        selection.add(number, sample=number in {0, 1, 50})  # type: ignore[arg-type]
+    chosen: list[Any] = list(selection.chosen())
+    assert [row for _, row in chosen] == [0, 1, 50, 98, 99]
+    assert [hidden for hidden, _ in chosen] == [0, 0, 48, 47, 0]
     assert selection.seen == 100
 
 
 def test_selection_below_its_limit_hides_nothing() -> None:
     selection = Selection(10)
     for number in range(10):
-        selection.add("kind", number)  # type: ignore[arg-type]
-    assert selection.chosen() == [(0, number) for number in range(10)]
+        selection.add(number, sample=number < 2)  # type: ignore[arg-type]
+    chosen: list[Any] = list(selection.chosen())
+    assert chosen == [(0, number) for number in range(10)]
 
 
 def test_selection_of_none() -> None:
     selection = Selection(0)
-    selection.add("kind", 1)  # type: ignore[arg-type]
+    selection.add(1, sample=True)  # type: ignore[arg-type]
     assert selection.chosen() == []
 
 
@@ -73,6 +75,14 @@ def test_digest_merges_outcomes_that_share_a_reason(make: Callable[..., Any], bu
     rows = [build.packet(1, 5, outcomes.DROP_ACCEPT_QUEUE), build.packet(2, 1, outcomes.DROP_BOTH_FULL)]
     span = digest(make(rows=rows), 10).spans[build.name][("dropped", "accept_queue_full")]
     assert (span.count, span.first_ns - build.start, span.last_ns - build.start) == (2, 1_000_000, 5_000_000)
+
+
+def test_digest_samples_each_kind(make: Callable[..., Any], build: Any) -> None:
+    rows = [
+        build.packet(n, n, outcomes.RST_NO_REQUEST if n == 500 else outcomes.OVERFLOW) for n in range(1, 1001)
+    ]
+    shown = [rows.index(row) + 1 for _, row in digest(make(rows=rows), 4).selection.chosen()]
+    assert shown == [1, 2, 500, 999, 1000]
 
 
 def test_digest_counts_all_mismatches_and_keeps_some(make: Callable[..., Any], build: Any) -> None:
@@ -200,7 +210,7 @@ def test_hidden_rows_are_counted(make: Callable[..., Any], build: Any) -> None:
     rows = [build.packet(n, n, outcomes.OVERFLOW) for n in range(1, 1001)]
     text = printed(make(rows=rows), limit=10)
     assert "(10 of 1,000; --limit N, --all)" in text
-    assert "... 990 rows like these not shown" in text
+    assert "... 990 rows not shown" in text
     assert len(timeline(text)) == 11
 
 

@@ -204,7 +204,7 @@ def test_mismatches_come_first_and_stay_the_headline(build: Any) -> None:
 
 def test_other_drops_are_named_with_their_reason(build: Any) -> None:
     found = judge(with_reasons(build, {("dropped", "tw_recycle_paws"): 2, ("rst", "wrong_ack"): 1}))
-    assert "2 tw recycle paws (dropped) and 1 wrong ack (rst)" in text(found)
+    assert "2 tw recycle PAWS (dropped) and 1 wrong ACK (rst)" in text(found)
 
 
 def test_the_cost_is_told_by_fate(build: Any) -> None:

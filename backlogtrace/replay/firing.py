@@ -1,0 +1,178 @@
+"""When request timers fire: at a tick that is known, or somewhere in a window.
+
+A timer whose tick is known fires there. One with a window fires when the capture shows its
+SYN-ACK; if it is to send none (a silent expiry) the request counts as possibly gone until the
+window closes. What the wire shows overrides what was planned.
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+from backlogtrace.kernel.request import Request
+from backlogtrace.kernel.timers import NEVER
+from backlogtrace.replay.calibrate import sent_ns
+from backlogtrace.replay.expect import Expectation
+from backlogtrace.segment import ACK, SYN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backlogtrace.kernel.listener import ListenSocket
+    from backlogtrace.kernel.stack import Stack
+    from backlogtrace.replay.expect import Expectations
+    from backlogtrace.replay.journal import Journal
+    from backlogtrace.replay.lookahead import Lookahead
+    from backlogtrace.replay.route import Route
+    from backlogtrace.segment import Segment
+
+SKEW_NS = 2_000_000
+"""How far capture time and timer ticks may be apart: a packet this close before a tick may come after it."""
+_EARLY_NS = 16_000_000  # a timer's packet may be captured this much before the computed tick
+
+
+class Firing:
+    """The pending timers of a replay."""
+
+    def __init__(  # noqa: PLR0913 - the parts of a replay
+        self, stack: Stack, route: Route, journal: Journal, expected: Expectations, ahead: Lookahead
+    ) -> None:
+        self._stack = stack
+        self._timers = stack.timers
+        self._route = route
+        self._journal = journal
+        self._expected = expected
+        self._ahead = ahead
+        self._windows: list[tuple[int, int, Request, int, bool]] = []
+        self._serial = 0
+        self.edge_ns = NEVER
+        """When the first window closes."""
+
+    def run_due(self, now: int) -> None:
+        """Fire what is due at `now`, the first due time."""
+        for request in self._timers.pop_due(now):
+            self._due(request)
+
+    def _due(self, request: Request) -> None:
+        listener = request.listener
+        if not listener.listening:
+            listener.remove(request)
+            self._journal.event(
+                self._route.of(request.key), request.due, "expired", request.key, "its listener is closed"
+            )
+            return
+        expire, send = listener.timer_plan(request)
+        if request.deadline == request.due or not (expire or send):
+            self._fire(request, request.due, expire=expire, send=send)
+            return
+        if expire:
+            request.expiring = True
+            listener.expiring += 1
+        self._serial += 1
+        heapq.heappush(self._windows, (request.deadline, self._serial, request, request.timer, expire))
+        self.edge_ns = self._windows[0][0]
+
+    def close_window(self) -> None:
+        """The first window is over: its timer has fired, and the wire has shown nothing so far."""
+        deadline, _, request, timer, expire = heapq.heappop(self._windows)
+        self.edge_ns = self._windows[0][0] if self._windows else NEVER
+        if request.timer == timer:
+            plan_expire, send = request.listener.timer_plan(request)
+            expire = expire or plan_expire
+            self._fire(request, deadline, expire=expire, send=send and not expire)
+
+    def _fire(self, request: Request, when: int, *, expire: bool, send: bool) -> Expectation | None:
+        listener = request.listener
+        track = self._route.of(request.key)
+        if request.expiring:
+            request.expiring = False
+            listener.expiring -= 1
+        due = min(request.due, when)
+        listener.timer_fired(request, when, expire=expire, send=send)
+        if expire:
+            track.expired(request.key)
+            self._journal.event(track, when, "expired", request.key)
+        if not send:
+            return None
+        track.resends += 1
+        expectation = Expectation(request.key, track, "synack", when)
+        expectation.attempt = request.num_retrans
+        expectation.due_ns = due
+        self._expected.add(expectation)
+        return expectation
+
+    def seen(self, request: Request, synack: Segment) -> str:
+        """The capture shows a SYN-ACK of `request` that nothing asked for.
+
+        If a timer explains it, that timer fires now (its packet waits in the expectations), and the
+        answer is empty. Else the answer says why none does.
+        """
+        now = synack.time_ns
+        if not request.timer or now < request.due - _EARLY_NS:
+            return "SYN-ACK repeated before its timer was due: a duplicate SYN is missing from the capture?"
+        expire, _ = request.listener.timer_plan(request)
+        if request.due <= now and not request.expiring:
+            expire = False  # its window opened when it was not to expire yet
+        if expire and not self._relieved(request, now):
+            return "SYN-ACK repeated although its request should have expired: more retries than assumed?"
+        self._fire(request, min(request.due, now) if self._stack.clock.exact else now, expire=False, send=True)
+        return ""
+
+    def pin(self, expectation: Expectation, synack: Segment) -> None:
+        """A timer's packet tells when the timer really fired; the next interval counts from there."""
+        request = self._stack.ehash.get(expectation.key)
+        if type(request) is not Request or request.num_retrans != expectation.attempt:
+            return
+        clock = self._stack.clock
+        listener = request.listener
+        fired = sent_ns(synack, request.born, request.snt_tsval_first)
+        corrected = fired < synack.time_ns
+        if clock.exact and (corrected or fired - expectation.time_ns < clock.tick_ns):
+            clock.pin(fired, listener.interval(request.num_timeout - 1), precise=not corrected)
+        if request.timer and abs(fired - expectation.due_ns) > clock.tick_ns:
+            earliest = fired if synack.tsval >= 0 or not clock.exact else expectation.due_ns
+            self._timers.arm(request, earliest, listener.interval(request.num_timeout), fired)
+
+    def about_to_expire(self, listener: ListenSocket, now: int) -> int:
+        """Requests whose silent expiry is so near that it may have come before the packet at `now`."""
+        if not self._stack.clock.exact or self._timers.next_due > now + SKEW_NS:
+            return 0
+        due = self._timers.due_by(now + SKEW_NS)
+        return sum(request.listener is listener and listener.timer_plan(request)[0] for request in due)
+
+    def settle(self, listener: ListenSocket, segment: Segment, entry: object) -> None:
+        """An inbound packet whose fate depends on whether requests have expired: ask the wire."""
+        now = segment.time_ns
+        if type(entry) is Request:
+            if entry.expiring and self._ahead.answer(segment) == "rst":
+                self._fire(entry, now, expire=True, send=False)
+            return
+        if segment.flags & (SYN | ACK) != SYN or listener.accept_queue_full():
+            return
+        if not listener.syn_queue_refuses(listener.qlen):
+            return
+        if listener.syn_queue_refuses(listener.qlen - listener.expiring):
+            return
+        if self._ahead.was_queued(segment, cookies=bool(listener.settings.tcp_syncookies)):
+            for request in self._expiring(listener):
+                self._fire(request, now, expire=True, send=False)
+                if not listener.syn_queue_refuses(listener.qlen):
+                    return
+
+    def _relieved(self, request: Request, now: int) -> bool:
+        """The wire shows that `request` was kept: others expired before it, which took the pressure off."""
+        listener = request.listener
+        for other in self._expiring(listener, last_first=True):
+            if other is not request:
+                self._fire(other, now, expire=True, send=False)
+                if not listener.timer_plan(request)[0]:
+                    return True
+        return not listener.timer_plan(request)[0]
+
+    def _expiring(self, listener: ListenSocket, *, last_first: bool = False) -> Iterator[Request]:
+        """Requests of a listener that may have expired, in the order in which their windows opened."""
+        for window in sorted(self._windows, key=lambda window: window[1], reverse=last_first):
+            request = window[2]
+            if request.timer == window[3] and request.expiring and request.listener is listener:
+                yield request

@@ -1,0 +1,117 @@
+"""The rows of a replay, held back until what they wait for has been seen.
+
+A decision is often proved only later: an ignored ACK by the SYN-ACK that is repeated a second
+after it. Rows leave in order, each when it is proved or its time is over. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from backlogtrace.kernel import outcomes as out
+from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
+from backlogtrace.segment import ACK, SYN, endpoint_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.replay.rows import Certainty, Row
+    from backlogtrace.replay.track import Track
+    from backlogtrace.segment import Segment
+
+HOLD_NS = 4_000_000_000
+"""How long a row waits for the packet that proves it."""
+_HOLD_ROWS = 65_536
+_ROUTINE = frozenset({"queued", "established", "passed"})
+_PROVED_LATER = frozenset({"dropped", "overflow", "established", "deferred"})
+
+
+class Journal:
+    """Rows in the making.
+
+    `routine` says whether rows are wanted for packets that went the ordinary way; `everything`
+    adds the packets of established connections.
+    """
+
+    def __init__(self, certainty: Certainty, *, routine: bool, everything: bool) -> None:
+        self.certainty = certainty
+        self.routine = routine or everything
+        self.everything = everything
+        self.rows: deque[Row] = deque()
+        self.handshake_packets = 0
+        self.unproved: dict[bytes, PacketRow] = {}
+        """Last row of a connection that waits for proof, by client + server endpoint."""
+
+    def wants(self, decision: str) -> bool:
+        """Whether a packet with this decision gets a row."""
+        return self.routine or decision not in _ROUTINE
+
+    def packet(
+        self, key: bytes, track: Track, segment: Segment, outcome: Outcome, queues: tuple[int, int, int]
+    ) -> PacketRow:
+        """An inbound packet; `queues` are accept queue, lowest and highest SYN queue after it."""
+        accept, syn_low, syn_high = queues
+        row = PacketRow(segment, track.name, outcome, (accept, accept), (syn_low, syn_high), self.certainty)
+        self.rows.append(row)
+        if segment.flags & (SYN | ACK) == SYN:
+            before = self.unproved.pop(key, None)
+            if before is not None and before.outcome.decision == "dropped":
+                before.resolved_by = segment.frame  # the client asks again: it got no answer
+        if outcome.decision in _PROVED_LATER:
+            self.unproved[key] = row
+        return row
+
+    def proved(self, key: bytes, frame: int) -> None:
+        """A later packet of the server settles what it did with an earlier one of the client."""
+        row = self.unproved.pop(key, None)
+        if row is not None:
+            prove(row, frame)
+
+    def sent(  # noqa: PLR0913 - the columns of a row
+        self, track: Track, segment: Segment, decision: str, reason: str, cause: int | None = None,
+        *, attempt: int | None = None, expected: bool = True, counters: dict[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        """A packet of the server."""
+        self.handshake_packets += 1
+        self.rows.append(
+            OutRow(segment, track.name, decision, reason, cause, attempt, expected, counters or {})  # type: ignore[arg-type]
+        )
+
+    def event(self, track: Track, when: int, event: str, key: bytes | None, detail: str = "") -> None:
+        """Something that left no packet."""
+        accept, syn_low, syn_high = track.queues()
+        peer = None if key is None else endpoint_text(key[: len(key) // 2])
+        self.rows.append(
+            EventRow(when, track.name, peer, event, (accept, accept), (syn_low, syn_high), detail=detail)
+        )
+        track.sample(when, accept, syn_low, syn_high)
+
+    def mismatch(  # noqa: PLR0913 - the columns of a row
+        self, track: Track, key: bytes, when: int, what: str, detail: str, frame: int | None = None
+    ) -> None:
+        """The wire shows something else than the model predicted."""
+        track.summary.mismatches += 1
+        peer = endpoint_text(key[: len(key) // 2])
+        self.rows.append(MismatchRow(when, track.name, peer, what, detail, frame))  # type: ignore[arg-type]
+
+    def release(self, now: int) -> Iterator[Row]:
+        """The rows at the head that wait for nothing any more."""
+        rows = self.rows
+        while rows:
+            row = rows[0]
+            if type(row) is PacketRow and row.resolved_by is None and row.outcome is not out.PASSED:
+                if row.segment.time_ns > now - HOLD_NS and len(rows) < _HOLD_ROWS:
+                    return
+                key = row.segment.src + row.segment.dst
+                if self.unproved.get(key) is row:
+                    del self.unproved[key]
+            yield rows.popleft()
+
+
+def prove(row: PacketRow, frame: int) -> None:
+    """The packet `frame` shows that the row's decision is what happened."""
+    if row.resolved_by is None:
+        row.resolved_by = frame
+        row.certainty = "certain"

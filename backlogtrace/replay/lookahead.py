@@ -1,0 +1,59 @@
+"""What the capture shows after a packet: the server's answer, looked up ahead.
+
+Used only where the facts given leave open what the kernel did.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backlogtrace.segment import RST, SYN
+
+if TYPE_CHECKING:
+    from backlogtrace.kernel.outcome import Reply
+    from backlogtrace.segment import Segment
+
+AHEAD_NS = 1_300_000_000
+"""How far ahead the capture may be searched: until the first SYN-ACK timer."""
+_ANSWER_NS = 300_000_000  # a direct answer comes within this
+
+
+class Lookahead:
+    """The segments of the chunk at hand, and where the replay is in them."""
+
+    __slots__ = ("at", "segments")
+
+    def __init__(self) -> None:
+        self.segments: list[Segment] = []
+        self.at = 0
+
+    def answer(self, segment: Segment) -> Reply | None:
+        """The server's next packet to the client, before the client sends again."""
+        end = segment.time_ns + _ANSWER_NS
+        for index in range(self.at + 1, len(self.segments)):
+            later = self.segments[index]
+            if later.time_ns > end:
+                return None
+            if later.src == segment.dst and later.dst == segment.src:
+                if later.flags & SYN:
+                    return "synack"
+                return "rst" if later.flags & RST else "ack"
+            if later.src == segment.src and later.dst == segment.dst:
+                return None
+        return None
+
+    def was_queued(self, syn: Segment, *, cookies: bool) -> bool:
+        """Whether the wire shows that a SYN got a request: an answer, and with cookies on its repetition."""
+        answer: Segment | None = None
+        end = syn.time_ns + AHEAD_NS
+        for index in range(self.at + 1, len(self.segments)):
+            later = self.segments[index]
+            if later.time_ns > end:
+                return False
+            if later.src == syn.dst and later.dst == syn.src and later.flags & SYN:
+                if not cookies or (answer is not None and later.seq == answer.seq):
+                    return True
+                answer = later
+            elif later.src == syn.src and later.dst == syn.dst and later.flags & SYN:
+                return False
+        return False
