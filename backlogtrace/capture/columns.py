@@ -12,6 +12,7 @@ import numpy as np
 
 from backlogtrace.capture.emit import parse_columns, segments
 from backlogtrace.capture.headers import Headers, decode_headers
+from backlogtrace.capture.options import EXPERIMENT, FAST_OPEN
 from backlogtrace.capture.records import column_scan
 from backlogtrace.capture.select_columns import ColumnSelector
 from backlogtrace.segment import SYN
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
 WINDOW = 32 << 20
 """Bytes decoded together."""
-_BATCH = 1 << 15
+_BATCH = 1 << 14
 """Packets handled together: their columns fit a processor's cache."""
+_CHUNK = 1 << 12
+"""Segments delivered together: more would only make Python's memory management slower."""
 
 
 class Batch:
@@ -70,10 +73,10 @@ def segment_chunks(
             else:
                 chosen = selector.choose(headers, hashes[number], _fast_open(headers))
             info.kept += len(chosen)
-            found = segments(headers, chosen, info.packets + 1, batch.times)
+            first_frame = info.packets + 1
             info.packets += len(batch.times)
-            if found:
-                yield found
+            for start in range(0, len(chosen), _CHUNK):
+                yield segments(headers, chosen[start : start + _CHUNK], first_frame, batch.times)
 
 
 def _seed(batch: Batch) -> bytes:
@@ -86,6 +89,9 @@ def _fast_open(headers: Headers) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     found = np.zeros(len(headers), np.bool_)
     syns = np.flatnonzero(headers.flags & SYN)
     if len(syns):
+        # few SYNs have a byte that could be the option's kind
+        body, _ = headers.options(syns)
+        syns = syns[((body == FAST_OPEN) | (body == EXPERIMENT)).any(axis=1)]
         found[syns[[*parse_columns(headers, syns).fastopen]]] = True
     return found
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backlogtrace.capture.headers import ACKED, MAX_OPTIONS, OFFSET_FLAGS, SEQ, Headers, octets
+from backlogtrace.capture.headers import ACKED, MAX_OPTIONS, OFFSET_FLAGS, PORTS, SEQ, SOURCE, TARGET, Headers, octets
 from backlogtrace.capture.options import (
     END,
     EXPERIMENT,
@@ -35,8 +35,11 @@ if TYPE_CHECKING:
     from backlogtrace.capture.headers import Bools, Octets
     from backlogtrace.capture.walk import Ints
 
-_ENDPOINTS = (16, 17, 18, 19, 24, 25, 20, 21, 22, 23, 26, 27)
-"""Columns of a row: source address and port, destination address and port."""
+# beginnings of option lists, as little-endian reads give them
+_NOP_NOP_TIMESTAMPS = int.from_bytes((NOP, NOP, TIMESTAMPS, 10), "little")
+_SACK_PERMITTED_TIMESTAMPS = int.from_bytes((SACK_PERMITTED, 2, TIMESTAMPS, 10), "little")
+_MSS = int.from_bytes((MSS, 4), "little")
+_NOP_WINDOW_SCALE = int.from_bytes((NOP, WINDOW_SCALE, 3), "little")
 _SIX_ENDPOINTS = 36
 _segment = partial(tuple.__new__, Segment)
 """Segment from a tuple of all its fields, without the Python function in between."""
@@ -63,8 +66,33 @@ def parse_columns(headers: Headers, chosen: Ints) -> Options:
     some = np.flatnonzero(octets(headers.rows)[chosen, 4 * OFFSET_FLAGS] > 0x5F)
     if len(some):
         body, size = headers.options(chosen[some])
-        _walk(found, some, body, size, headers.flags[chosen[some]] & SYN != 0)
+        syn = headers.flags[chosen[some]] & SYN != 0
+        left = _take_common(found, some, body, size, syn)
+        if len(left):
+            _walk(found, some[left], body[left], size[left], syn[left])
     return found
+
+
+def _take_common(found: Options, place: Ints, body: Octets, size: Ints, syn: Bools) -> Ints:
+    """Takes the two lists that Linux sends most; gives back which packets have another."""
+    words = body.view("<u4")
+    stamped = (size == 12) & (words[:, 0] == _NOP_NOP_TIMESTAMPS)
+    chosen = np.flatnonzero(stamped)
+    if len(chosen):
+        where = place[chosen]
+        found.tsval[where] = words[chosen, 1].byteswap()
+        found.tsecr[where] = words[chosen, 2].byteswap()
+    opening = syn & (size == 20) & (words[:, 0] & 0xFFFF == _MSS) & (words[:, 1] == _SACK_PERMITTED_TIMESTAMPS)
+    opening &= words[:, 4] & 0xFFFFFF == _NOP_WINDOW_SCALE
+    chosen = np.flatnonzero(opening)
+    if len(chosen):
+        where = place[chosen]
+        found.mss[where] = words[chosen, 0].byteswap() & 0xFFFF
+        found.sack_ok[where] = True
+        found.tsval[where] = words[chosen, 2].byteswap()
+        found.tsecr[where] = words[chosen, 3].byteswap()
+        found.wscale[where] = np.minimum(words[chosen, 4] >> 24, MAX_WINDOW_SCALE)
+    return np.flatnonzero(~(stamped | opening))
 
 
 def _walk(found: Options, place: Ints, body: Octets, size: Ints, syn: Bools) -> None:
@@ -169,7 +197,11 @@ def _option_columns(found: Options, count: int) -> tuple[Iterable[object], ...]:
 
 def _endpoints(headers: Headers, chosen: Ints, rows: npt.NDArray[np.uint32]) -> tuple[list[bytes], list[bytes]]:
     """Endpoint bytes of sources and destinations."""
-    pairs = octets(rows).take(_ENDPOINTS, axis=1).view("V6")
+    halves = rows.view(np.uint16)
+    ends = np.empty((len(rows), 6), np.uint16)
+    ends[:, 0:2], ends[:, 2] = halves[:, 2 * SOURCE : 2 * SOURCE + 2], halves[:, 2 * PORTS]
+    ends[:, 3:5], ends[:, 5] = halves[:, 2 * TARGET : 2 * TARGET + 2], halves[:, 2 * PORTS + 1]
+    pairs = ends.view("V6")
     source, target = pairs[:, 0].tolist(), pairs[:, 1].tolist()
     if len(headers.six_at):
         which = np.full(len(headers), -1, np.int64)
@@ -181,7 +213,7 @@ def _endpoints(headers: Headers, chosen: Ints, rows: npt.NDArray[np.uint32]) -> 
         ports = octets(rows)[places, 24:28]
         wide[:, :16], wide[:, 16:18] = addresses[:, :16], ports[:, :2]
         wide[:, 18:34], wide[:, 34:] = addresses[:, 16:], ports[:, 2:]
-        halves = wide.view("V18")
-        for place, one, other in zip(places.tolist(), halves[:, 0].tolist(), halves[:, 1].tolist(), strict=True):
+        pairs = wide.view("V18")
+        for place, one, other in zip(places.tolist(), pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True):
             source[place], target[place] = one, other
     return source, target

@@ -46,6 +46,8 @@ class TickClock:
         self.tick_ns = NS // hz
         self.boot_ns = boot_ns
         self.lags = list(lags)
+        self.busy = False
+        """Packets leave or are captured late: what happens within one tick has no sure order."""
         self._base = (1 << 32) - 300 * hz
         self._drift = 0
 

@@ -210,8 +210,7 @@ class ListenSocket:
     def timer_plan(self, request: Request) -> tuple[bool, bool]:
         """(expire, send a SYN-ACK) if the request's timer fires now (reqsk_timer_handler)."""
         retries = self.syncnt or self.settings.tcp_synack_retries
-        # more than half full: requests that are not young get fewer retries
-        if 2 * self.qlen > max(_MIN_PRESSURE, self.backlog):
+        if self.under_pressure():  # requests that are not young get fewer retries
             young = 2 * self.young
             while retries > _MIN_RETRIES:
                 if self.qlen < young:
@@ -224,6 +223,10 @@ class ListenSocket:
             return fired >= retries, fired < retries
         expire = fired >= retries and (not request.acked or fired >= defer)
         return expire, not expire and (not request.acked or fired >= defer - 1)
+
+    def under_pressure(self) -> bool:
+        """The SYN queue is more than half full."""
+        return 2 * self.qlen > max(_MIN_PRESSURE, self.backlog)
 
     def timer_fired(self, request: Request, now_ns: int, *, expire: bool, send: bool) -> None:
         """Carry out what the timer decided."""

@@ -7,7 +7,7 @@ Refuses to guess: without HZ and boot time, or with timers that fit no wheel, ti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from backlogtrace.kernel.clock import NS, Clock, TickClock, WindowClock
 from backlogtrace.segment import ACK, SYN
@@ -32,7 +32,8 @@ def server_clock(segments: Iterable[Segment], hz: int | None, boot_ns: int | Non
         return WindowClock()
     clock = TickClock(hz, boot_ns)
     found = list(_timer_packets(segments))
-    seen = [(when, seconds) for when, seconds, timed in found if timed] or [(when, s) for when, s, _ in found]
+    timed = [packet for packet in found if packet.timed]
+    seen = [(packet.sent_ns, packet.seconds) for packet in timed or found]
     if not seen:
         return WindowClock()
     votes = [_vote(clock, seen, lag) for lag in range(_LAGS)]
@@ -40,7 +41,9 @@ def server_clock(segments: Iterable[Segment], hz: int | None, boot_ns: int | Non
     if best[1] < _FIT * len(seen):
         return WindowClock()
     lags = [lag for lag, vote in enumerate(votes) if vote == best]
-    return TickClock(hz, boot_ns, [lag for lag in lags if lag < _USUAL_LAGS] or lags)
+    clock.lags = [lag for lag in lags if lag < _USUAL_LAGS] or lags
+    clock.busy = any(packet.late for packet in found)
+    return clock
 
 
 def _vote(clock: TickClock, seen: list[tuple[int, int]], lag: int) -> tuple[int, int]:
@@ -60,8 +63,8 @@ def sent_ns(synack: Segment, syn_ns: int, first_tsval: int | None) -> int:
     return by_clock if _LATE_NS < synack.time_ns - by_clock < _ABSURD_NS else synack.time_ns
 
 
-def _timer_packets(segments: Iterable[Segment]) -> Iterator[tuple[int, int, bool]]:
-    """(time in ns, timer interval in s, by timestamp) of SYN-ACKs that were repeated without a SYN asking for it."""
+def _timer_packets(segments: Iterable[Segment]) -> Iterator[_TimerPacket]:
+    """SYN-ACKs that were repeated without a SYN asking for it."""
     seen: dict[bytes, _Handshake] = {}
     for segment in segments:
         if not segment.flags & SYN:
@@ -83,7 +86,17 @@ def _timer_packets(segments: Iterable[Segment]) -> Iterator[tuple[int, int, bool
         if seconds <= _MAX_INTERVAL_S and any(
             0 <= gap - NS * total < NS * total // 5 for total in (seconds, 2 * seconds - 1)
         ):
-            yield sent, seconds, segment.tsval >= 0
+            yield _TimerPacket(sent, seconds, segment.tsval >= 0, sent < segment.time_ns)
+
+
+class _TimerPacket(NamedTuple):
+    sent_ns: int
+    seconds: int
+    """The timer's nominal interval."""
+    timed: bool
+    """Whether it carries a timestamp."""
+    late: bool
+    """Captured later than sent."""
 
 
 class _Handshake:

@@ -7,6 +7,7 @@ become a hundred. Refuses to know files and formats.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from backlogtrace.replay.track import Track
     from backlogtrace.segment import Segment
 
+_SYN_RST = SYN | RST
 _REPLY_NAMES = {"synack": "SYN-ACK", "rst": "RST", "ack": "ACK"}
 
 
@@ -52,45 +54,57 @@ class Replay:
     # ---- the pass ----
 
     def run(self, segments: list[Segment], upto: int) -> Iterator[Row]:
-        """Replay segments[:upto]; the rest may be looked ahead into."""
+        """Replay segments[:upto]; the rest may be looked ahead into.
+
+        The loop is flat because most packets of a big capture belong to established connections.
+        """
         ahead, journal, events, firing = self._ahead, self._journal, self._events, self._firing
         ahead.segments = segments
         rows, timers, ehash = journal.rows, self.stack.timers, self.stack.ehash
-        exact, find = self._route.exact, self._route.find
+        route, exact = self._route, self._route.exact
         everything, unproved = journal.everything, journal.unproved
-        for index in range(upto):
-            segment = segments[index]
+        stop = 0
+        last = self.now
+        for index, segment in enumerate(islice(segments, upto)):
             now = segment.time_ns
-            if now < self.now:  # the clock never runs backward in the model
-                now = self.now
-                segment = segment._replace(time_ns=now)
-            if now >= timers.next_due or now >= events.next_ns or now >= firing.edge_ns:
+            if now < last:  # the clock never runs backward in the model
+                now = last
+                segment = segment._replace(time_ns=now)  # noqa: PLW2901
+            last = now
+            if now >= stop:
+                ahead.at = index
                 self.advance(now)
-            self.now = now
-            ahead.at = index
+                stop = min(timers.next_due, events.next_ns, firing.edge_ns)
             src, dst, flags = segment.src, segment.dst, segment.flags
-            track = exact.get(dst) or find(dst)
+            track = exact.get(dst)
+            if track is None and route.wild:
+                track = route.find(dst)
             if track is not None and (src not in exact or not self._is_reply(segment)):
                 key = src + dst
                 entry = ehash.get(key)
-                if type(entry) is not Child or everything or flags & (SYN | RST) or entry.doubtful:
-                    self._inbound(track, segment, key, entry)
-                elif flags & FIN or entry.fin_seq_out is not None:
-                    child_receive(self.stack, entry, segment)
+                if type(entry) is Child and not (flags & _SYN_RST or entry.doubtful or everything):
+                    if flags & FIN or entry.fin_seq_out is not None:
+                        child_receive(self.stack, entry, segment)
+                    continue
+                self.now, ahead.at = now, index
+                self._inbound(track, segment, key, entry)
             else:
-                track = exact.get(src) or find(src)
-                if track is None:
+                track = exact.get(src)
+                if track is None and (not route.wild or (track := route.find(src)) is None):
                     continue
                 key = dst + src
                 entry = ehash.get(key)
-                if type(entry) is not Child or everything or flags & (SYN | RST):
-                    self._outbound(track, segment, key, entry)
-                else:
+                if type(entry) is Child and not (flags & _SYN_RST or everything):
                     child_sent(self.stack, entry, segment)
                     if unproved:
                         journal.proved(key, segment.frame)
+                else:
+                    self.now, ahead.at = now, index
+                    self._outbound(track, segment, key, entry)
+            stop = min(timers.next_due, events.next_ns, firing.edge_ns)
             if rows:
                 yield from journal.release(now)
+        self.now = last
 
     def finish(self) -> Iterator[Row]:
         """The rows still held; nothing after the last packet is predicted."""

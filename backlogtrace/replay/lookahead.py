@@ -57,3 +57,17 @@ class Lookahead:
             elif later.src == syn.src and later.dst == syn.dst and later.flags & SYN:
                 return False
         return False
+
+    def repeated(self, key: bytes, isn: int, when: int) -> bool | None:
+        """Whether a SYN-ACK with this ISN follows `when`, soon and unasked; None where the capture ends before."""
+        half = len(key) // 2
+        for index in range(self.at, len(self.segments)):
+            later = self.segments[index]
+            if later.time_ns > when + AHEAD_NS:
+                return False
+            if later.flags & SYN and later.time_ns >= when:
+                if later.dst == key[:half] and later.src == key[half:] and later.seq == isn:
+                    return True
+                if later.src == key[:half] and later.dst == key[half:]:
+                    return False
+        return None

@@ -81,7 +81,7 @@ def compare_capture(capture: Capture, host: Host, truth: list[dict[str, Any]]) -
         if type(row) is EventRow and row.event == "expired":
             _read_later(unread, row)
         elif type(row) is PacketRow:
-            unread = []
+            _maybe_read_later(unread, row)
             expected = rows.get(row.segment.frame)
             if expected is not None:
                 result.frames += 1
@@ -107,6 +107,14 @@ def _read_later(unread: list[Difference], event: EventRow) -> None:
         low, high = event.syn_queue
         if isinstance(difference.expected, int) and low <= difference.expected <= high:
             difference.explanation = f"read after the expiry of {event.peer} before the next packet"
+
+
+def _maybe_read_later(unread: list[Difference], after: PacketRow) -> None:
+    """Likewise for requests that may have expired (their window is open) when the next packet comes."""
+    lowest = after.syn_queue[0] - (after.outcome.decision == "queued")
+    for difference in unread:
+        if isinstance(difference.expected, int) and lowest <= difference.expected < difference.actual[0]:  # type: ignore[index]
+            difference.explanation = f"read after an expiry before frame {after.segment.frame}"
 
 
 def _compare_in(row: PacketRow, expected: dict[str, Any], result: Comparison) -> None:

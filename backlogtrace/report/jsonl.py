@@ -61,6 +61,7 @@ class RowLines:
         self._quoted: dict[str, str] = {}
         self._peers: dict[bytes, str] = {}
         self._outcomes: dict[Outcome, str] = {}
+        self._rivals: dict[tuple[str, ...], str] = {}
 
     def __call__(self, row: Row) -> str:
         """The JSON object of `row` with its newline."""
@@ -87,7 +88,8 @@ class RowLines:
             end = '"certain","resolved_by":null,"rivals":[]}\n'
         else:
             resolved = "null" if row.resolved_by is None else row.resolved_by
-            end = f'"{row.certainty}","resolved_by":{resolved},"rivals":{_compact(row.rivals)}}}\n'
+            rivals = self._rivals.get(row.rivals) or self._new_rivals(row.rivals)
+            end = f'"{row.certainty}","resolved_by":{resolved},"rivals":{rivals}}}\n'
         return (
             f'{{"type":"packet","frame":{segment.frame},"time_ns":{segment.time_ns},"listener":{listener},'
             f'"peer":{peer},"dir":"in","flags":"{_FLAGS[segment.flags & 0xFF]}",{decided}'
@@ -130,6 +132,10 @@ class RowLines:
     def _new_text(self, text: str) -> str:
         quoted = self._quoted[text] = _compact(text)
         return quoted
+
+    def _new_rivals(self, rivals: tuple[str, ...]) -> str:
+        text = self._rivals[rivals] = _compact(rivals)
+        return text
 
     def _new_outcome(self, outcome: Outcome) -> str:
         whole = _compact({
