@@ -12,11 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.fastopen import pending_receive
 from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq, seq_after
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.kernel.request import Request
     from backlogtrace.kernel.stack import Stack
     from backlogtrace.segment import Segment
 
@@ -31,6 +33,7 @@ class Child:
         "accepted",
         "dead",
         "doubtful",
+        "fastopen",
         "fin_seq_in",
         "fin_seq_out",
         "key",
@@ -50,6 +53,8 @@ class Child:
         self.doubtful = False
         """A RST arrived that may or may not have ended the connection."""
         self.accepted = False
+        self.fastopen: Request | None = None
+        """Fast Open: the request whose handshake is not complete yet."""
         self.dead = False
         self.fin_seq_in: int | None = None
         """Sequence number after the client's FIN."""
@@ -75,11 +80,16 @@ class TimeWait:
 def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
     """A segment for a full socket: passed, unless it is a SYN or ends the connection."""
     flags = segment.flags
+    if child.fastopen is not None:
+        outcome = pending_receive(child, child.fastopen, segment)
+        if outcome is out.FASTOPEN_ABORTED:
+            die(stack, child)
+        return outcome
     if not flags & (SYN | RST | FIN) and child.fin_seq_out is None:
         return out.PASSED
     if flags & RST:
         if segment.seq == child.rcv_nxt:
-            _die(stack, child)
+            die(stack, child)
         else:  # challenged or ignored, or data not seen lies between: what follows will tell
             child.doubtful = True
         return out.PASSED
@@ -102,7 +112,7 @@ def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
     """The server's side sent something on the connection."""
     child.rcv_nxt = segment.ack
     if segment.flags & RST:
-        _die(stack, child)
+        die(stack, child)
     elif segment.flags & FIN:
         child.fin_seq_out = end_seq(segment)
 
@@ -114,11 +124,11 @@ def outlived(stack: Stack, child: Child, segment: Segment) -> bool:
     if alive:
         child.doubtful = False
     else:
-        _die(stack, child)
+        die(stack, child)
     return alive
 
 
-def _die(stack: Stack, child: Child) -> None:
+def die(stack: Stack, child: Child) -> None:
     """The socket is gone; if it was not accepted it still occupies the accept queue."""
     child.dead = True
     if stack.ehash.get(child.key) is child:
@@ -131,7 +141,7 @@ def _finish(stack: Stack, child: Child, segment: Segment) -> None:
         return
     if seq_after(child.fin_seq_out, segment.ack):
         return
-    _die(stack, child)
+    die(stack, child)
     if child.server_closed_first:
         waiting = TimeWait(child.key, child.fin_seq_in, child.ts_recent, segment.time_ns)
         stack.ehash[child.key] = waiting

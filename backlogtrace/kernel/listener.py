@@ -21,8 +21,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
-from backlogtrace.kernel.connection import Child
+from backlogtrace.kernel.connection import Child, die
 from backlogtrace.kernel.cookies import CookieJar
+from backlogtrace.kernel.fastopen import ALL_LISTENERS, SERVER, FastOpenQueue, classify, release
 from backlogtrace.kernel.request import Request
 from backlogtrace.segment import ACK, FIN, RST, SYN
 
@@ -48,6 +49,7 @@ class ListenSocket:
         "cookies",
         "defer_accept",
         "expiring",
+        "fastopen",
         "listening",
         "profile",
         "qlen",
@@ -58,7 +60,9 @@ class ListenSocket:
         "young",
     )
 
-    def __init__(self, stack: Stack, backlog: int, *, defer_accept_s: int = 0, syncnt: int = 0) -> None:
+    def __init__(
+        self, stack: Stack, backlog: int, *, defer_accept_s: int = 0, syncnt: int = 0, fastopen_qlen: int | None = None
+    ) -> None:
         self.stack = stack
         self.profile = stack.profile
         self.settings = stack.settings
@@ -71,8 +75,14 @@ class ListenSocket:
         self.expiring = 0
         """Requests that may have expired already: their timer's window is open."""
         self.cookies = CookieJar(stack.clock)
+        self.fastopen = FastOpenQueue()
         self.listening = True
         self.listen(backlog)
+        flags = self.settings.tcp_fastopen
+        if fastopen_qlen is not None:
+            self.fastopen.max_qlen = min(fastopen_qlen, self.settings.somaxconn)
+        elif flags & ALL_LISTENERS and flags & SERVER:
+            self.fastopen.max_qlen = self.backlog
 
     def listen(self, backlog: int) -> None:
         """listen(): clamp and set both limits; again on a listening socket it changes only them."""
@@ -80,6 +90,11 @@ class ListenSocket:
         self.backlog = min(backlog & _U32, somaxconn)  # unsigned: a negative backlog is huge
         self.accept_capacity = self.backlog + 1
         self.syn_capacity = self.backlog + self.profile.syn_spare
+
+    @property
+    def syn_length(self) -> int:
+        """Sockets in SYN_RECV: requests, and Fast Open children whose handshake is not complete."""
+        return self.qlen + self.fastopen.pending
 
     def accept_queue_full(self) -> bool:
         """sk_acceptq_is_full()."""
@@ -122,11 +137,17 @@ class ListenSocket:
 
         tstamp_ok = syn.tsval >= 0 and settings.tcp_timestamps != 0
         request = Request(key, self, syn, tstamp_ok=tstamp_ok)
+        outcome = out.QUEUED_TIMEWAIT if timewait else out.QUEUED
+        if syn.fastopen is not None or syn.length:
+            outcome, child = classify(self, syn)
+            if child:
+                self._fastopen_child(request, syn)
+                return outcome
         self.stack.ehash[key] = request
         self.qlen += 1
         self.young += 1
         self.stack.timers.arm(request, syn.time_ns, 1)
-        return out.QUEUED_TIMEWAIT if timewait else out.QUEUED
+        return outcome
 
     def syn_queue_refuses(self, qlen: int) -> bool:
         """Whether a SYN would not be queued for the length of the SYN queue alone."""
@@ -176,14 +197,28 @@ class ListenSocket:
         self._forget(request)
         self._add_child(request.key, segment)
 
-    def _add_child(self, key: bytes, segment: Segment) -> None:
+    def _add_child(self, key: bytes, segment: Segment) -> Child:
         child = Child(key, self, segment)
         self.stack.ehash[key] = child
         self.accept_queue.append(child)
         self.stack.child_born(child, segment)
+        return child
+
+    def _fastopen_child(self, request: Request, syn: Segment) -> None:
+        """A child straight from the SYN; its request lives on until the handshake is complete."""
+        child = self._add_child(request.key, syn)
+        child.fastopen = request
+        request.child = child
+        self.fastopen.qlen += 1
+        self.fastopen.pending += 1
+        self.stack.timers.arm(request, syn.time_ns, 1)
 
     def remove(self, request: Request) -> None:
-        """The request is gone without a child."""
+        """The request is gone without a child, or with one that Fast Open had made."""
+        if request.child is not None:
+            release(request.child, request)
+            die(self.stack, request.child)
+            return
         self._forget(request)
         del self.stack.ehash[request.key]
 
@@ -209,6 +244,9 @@ class ListenSocket:
 
     def timer_plan(self, request: Request) -> tuple[bool, bool]:
         """(expire, send a SYN-ACK) if the request's timer fires now (reqsk_timer_handler)."""
+        if request.child is not None:  # tcp_fastopen_synack_timer
+            expire = request.num_timeout >= (self.syncnt or self.settings.tcp_synack_retries + 1)
+            return expire, not expire
         retries = self.syncnt or self.settings.tcp_synack_retries
         if self.under_pressure():  # requests that are not young get fewer retries
             young = 2 * self.young
@@ -235,7 +273,7 @@ class ListenSocket:
             return
         if send:
             request.num_retrans += 1
-        if request.num_timeout == 0:
+        if request.num_timeout == 0 and request.child is None:
             self.young -= 1
         request.num_timeout += 1
         latest = 0 if send else request.deadline  # a packet seen pins the timer
@@ -268,6 +306,8 @@ class ListenSocket:
         self.accept_queue.clear()
         for child in victims:
             child.dead = True
+            if child.fastopen is not None:
+                release(child, child.fastopen)
             if self.stack.ehash.get(child.key) is child:
                 del self.stack.ehash[child.key]
         return victims

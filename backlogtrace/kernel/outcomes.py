@@ -32,11 +32,31 @@ _COOKIE = "cookie_v4_check"
 _CHILD = "tcp_validate_incoming"
 _TW = "tcp_timewait_state_process"
 _NONE = "tcp_v4_rcv"
+_FASTOPEN = "tcp_try_fastopen"
+_PASSIVE = ("TCPFastOpenPassive", "PassiveOpens")
 _FULL = ("ListenOverflows", "ListenDrops")
 
 # SYN for a listening socket
 QUEUED = _outcome("queued", "listen.new_request", _REQUEST, "synack")
 QUEUED_TIMEWAIT = _outcome("queued", "listen.timewait_reuse", _REQUEST, "synack")
+QUEUED_COOKIE_REQUEST = _outcome(
+    "queued", "fastopen.cookie_requested", _REQUEST, "synack", "TCPFastOpenCookieReqd", reason="new_request"
+)
+QUEUED_COOKIE_INVALID = _outcome(
+    "queued", "fastopen.invalid_cookie", _REQUEST, "synack", "TCPFastOpenPassiveFail", reason="new_request"
+)
+QUEUED_FASTOPEN_FULL = _outcome(
+    "queued", "fastopen.queue_full", _REQUEST, "synack", "TCPFastOpenListenOverflow", reason="new_request"
+)
+QUEUED_FASTOPEN_FULL_REQUEST = _outcome(
+    "queued", "fastopen.queue_full", _REQUEST, "synack", "TCPFastOpenCookieReqd", "TCPFastOpenListenOverflow",
+    reason="new_request",
+)  # fmt: skip
+FASTOPEN = _outcome("fastopen", "fastopen.valid_cookie", _FASTOPEN, "synack", *_PASSIVE)
+FASTOPEN_NO_COOKIE = _outcome("fastopen", "fastopen.cookie_not_required", _FASTOPEN, "synack", *_PASSIVE)
+FASTOPEN_NO_COOKIE_REQUEST = _outcome(
+    "fastopen", "fastopen.cookie_not_required", _FASTOPEN, "synack", "TCPFastOpenCookieReqd", *_PASSIVE
+)
 COOKIE_FULL = _outcome(
     "cookie", "listen.syn_queue_full", _REQUEST, "synack", "TCPReqQFullDoCookies", "SyncookiesSent"
 )
@@ -95,6 +115,12 @@ ABORT_ON_OVERFLOW = _outcome(
     "rst", "request.abort_on_overflow", _CHECK, "rst", *_FULL, "EmbryonicRsts", "OutRsts"
 )
 ESTABLISHED = _outcome("established", "request.request_completed", _CHECK, None, "PassiveOpens")
+
+# segments for a Fast Open child before its handshake is complete
+FASTOPEN_COMPLETED = _outcome("established", "fastopen.fastopen_completed", _CHECK)
+FASTOPEN_ABORTED = Outcome(
+    "aborted", "client_rst", "fastopen.client_rst", _CHECK, None, {"AttemptFails": 2, "EmbryonicRsts": 1}
+)
 
 # segments for a connection that is no request any more
 PASSED = _outcome("passed", "connection.established", "tcp_rcv_established")

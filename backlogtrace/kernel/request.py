@@ -14,6 +14,7 @@ from backlogtrace.kernel import outcomes as out
 from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq, seq_after
 
 if TYPE_CHECKING:
+    from backlogtrace.kernel.connection import Child
     from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.segment import Segment
@@ -29,6 +30,7 @@ class Request:
     __slots__ = (
         "acked",
         "born",
+        "child",
         "deadline",
         "due",
         "expiring",
@@ -63,6 +65,8 @@ class Request:
         self.snt_tsval_first: int | None = None
         self.snt_tsval_last: int | None = None
         self.expiring = False
+        self.child: Child | None = None
+        """Fast Open: the child that exists already."""
         # set when the timer is armed
         self.timer: int
         self.due: int

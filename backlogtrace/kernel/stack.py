@@ -46,14 +46,20 @@ class Stack:
         self._listeners: dict[bytes, ListenSocket] = {}
         self.witness: Callable[[Segment], Reply | None] = lambda _: None
         """Asked what the wire shows where the given facts leave the answer open."""
+        self.synack_of: Callable[[Segment], Segment | None] = lambda _: None
+        """Likewise, for the SYN-ACK that answers a SYN."""
+        self.fastopen_cookies: dict[bytes, bytes] = {}
+        """Fast Open cookies the server gave out, by client and server address."""
         self.child_born: Callable[[Child, Segment], None] = lambda _child, _segment: None
         """Told of every child that enters an accept queue."""
 
     def open(
-        self, end: bytes, backlog: int, *, defer_accept_s: int = 0, syncnt: int = 0
+        self, end: bytes, backlog: int, *, defer_accept_s: int = 0, syncnt: int = 0, fastopen_qlen: int | None = None
     ) -> ListenSocket:
-        """socket(), bind() to `end` (address and port) and listen()."""
-        listener = ListenSocket(self, backlog, defer_accept_s=defer_accept_s, syncnt=syncnt)
+        """socket(), bind() to `end` (address and port), socket options (None: not set) and listen()."""
+        listener = ListenSocket(
+            self, backlog, defer_accept_s=defer_accept_s, syncnt=syncnt, fastopen_qlen=fastopen_qlen
+        )
         self._listeners[end] = listener
         return listener
 

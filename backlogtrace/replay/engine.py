@@ -50,6 +50,7 @@ class Replay:
         self._ahead = Lookahead()
         self._firing = Firing(stack, route, journal, self._expected, self._ahead)
         stack.witness = self._ahead.answer
+        stack.synack_of = self._ahead.synack
 
     # ---- the pass ----
 
@@ -82,7 +83,7 @@ class Replay:
             if track is not None and (src not in exact or not self._is_reply(segment)):
                 key = src + dst
                 entry = ehash.get(key)
-                if type(entry) is Child and not (flags & _SYN_RST or entry.doubtful or everything):
+                if type(entry) is Child and not (flags & _SYN_RST or entry.doubtful or entry.fastopen or everything):
                     if flags & FIN or entry.fin_seq_out is not None:
                         child_receive(self.stack, entry, segment)
                     continue
@@ -94,7 +95,7 @@ class Replay:
                     continue
                 key = dst + src
                 entry = ehash.get(key)
-                if type(entry) is Child and not (flags & _SYN_RST or everything):
+                if type(entry) is Child and not (flags & _SYN_RST or entry.fastopen or everything):
                     child_sent(self.stack, entry, segment)
                     if unproved:
                         journal.proved(key, segment.frame)
@@ -150,7 +151,7 @@ class Replay:
             accept = syn_low = syn_high = 0
         else:
             accept = len(socket.accept_queue)
-            syn_high = syn_low = socket.qlen
+            syn_high = syn_low = socket.syn_length
             if syn_high:
                 syn_low -= socket.expiring + self._firing.about_to_expire(socket, self.now)
             if self.now >= track.edge_ns or accept > track.top_accept or syn_high > track.top_syn:
@@ -201,10 +202,13 @@ class Replay:
         outcome = expectation.outcome
         attempt = expectation.attempt
         journal = self._journal
-        if type(entry) is Request and expectation.reply == "synack":
-            entry.synack_seen(segment)
+        request = _pending(entry)
+        if request is not None and expectation.reply == "synack":
+            request.synack_seen(segment)
             if outcome is not None:
-                attempt = entry.num_retrans
+                attempt = request.num_retrans
+            if segment.fastopen:
+                self.stack.fastopen_cookies[segment.dst[:-2] + segment.src[:-2]] = segment.fastopen
         if outcome is None:
             self._firing.pin(expectation, segment)
             journal.proved(expectation.key, segment.frame)
@@ -223,16 +227,17 @@ class Replay:
     def _repeated(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
         """A SYN-ACK that answers no packet: a timer's, or one the model did not foresee."""
         what = "unexpected_packet"
-        if type(entry) is Request:
-            detail = self._firing.seen(entry, segment)
+        request = _pending(entry)
+        if request is not None:
+            detail = self._firing.seen(request, segment)
             if not detail:
                 expectation = self._expected.take(key, "synack")
                 assert expectation is not None
                 self._matched(track, expectation, segment, entry)
                 return
-            entry.synack_seen(segment)
-            entry.num_retrans += 1
-            entry.listener.rearm(entry, segment.time_ns)
+            request.synack_seen(segment)
+            request.num_retrans += 1
+            request.listener.rearm(request, segment.time_ns)
         elif type(entry) is Child:
             detail = "SYN-ACK repeated: the kernel did not take the ACK that completed the handshake in the model"
             entry.listener.demote(entry, segment)
@@ -280,3 +285,10 @@ class Replay:
         entry = self.stack.ehash.get(key)
         if type(entry) is Request and cause is not None and expectation.reply == "synack" and not entry.num_retrans:
             entry.listener.remove(entry)  # the kernel seems not to have made it
+
+
+def _pending(entry: object) -> Request | None:
+    """The request whose SYN-ACK may be repeated: a half-open connection's, or a Fast Open child's."""
+    if type(entry) is Child:
+        return entry.fastopen
+    return entry if type(entry) is Request else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from backlogtrace.kernel.connection import Child
 from backlogtrace.kernel.request import Request
 from backlogtrace.kernel.timers import NEVER
 from backlogtrace.replay.calibrate import sent_ns
@@ -57,7 +58,7 @@ class Firing:
 
     def _due(self, request: Request) -> None:
         listener = request.listener
-        if not listener.listening:
+        if not listener.listening and request.child is None:
             listener.remove(request)
             self._journal.event(
                 self._route.of(request.key), request.due, "expired", request.key, "its listener is closed"
@@ -131,7 +132,9 @@ class Firing:
 
     def pin(self, expectation: Expectation, synack: Segment) -> None:
         """A timer's packet tells when the timer really fired; the next interval counts from there."""
-        request = self._stack.ehash.get(expectation.key)
+        request: object = self._stack.ehash.get(expectation.key)
+        if type(request) is Child:
+            request = request.fastopen
         if type(request) is not Request or request.num_retrans != expectation.attempt:
             return
         clock = self._stack.clock

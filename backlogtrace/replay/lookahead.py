@@ -42,6 +42,17 @@ class Lookahead:
                 return None
         return None
 
+    def synack(self, syn: Segment) -> Segment | None:
+        """The SYN-ACK that answers a SYN."""
+        end = syn.time_ns + _ANSWER_NS
+        for index in range(self.at + 1, len(self.segments)):
+            later = self.segments[index]
+            if later.time_ns > end:
+                return None
+            if later.flags & SYN and later.src == syn.dst and later.dst == syn.src:
+                return later
+        return None
+
     def was_queued(self, syn: Segment, *, cookies: bool) -> bool:
         """Whether the wire shows that a SYN got a request: an answer, and with cookies on its repetition."""
         answer: Segment | None = None

@@ -70,8 +70,9 @@ class Track:
         """listen() was called: make the socket and note its limits."""
         asked = backlog if backlog is not None else stack.settings.somaxconn
         self.socket = stack.open(
-            self.end, asked, defer_accept_s=given.defer_accept or 0, syncnt=given.syncnt or 0
-        )
+            self.end, asked, defer_accept_s=given.defer_accept or 0, syncnt=given.syncnt or 0,
+            fastopen_qlen=given.fastopen_qlen,
+        )  # fmt: skip
         summary = self.summary
         summary.effective_backlog = self.socket.backlog
         summary.accept_capacity = self.socket.accept_capacity
@@ -82,7 +83,7 @@ class Track:
         socket = self.socket
         if socket is None:
             return 0, 0, 0
-        return len(socket.accept_queue), socket.qlen - socket.expiring, socket.qlen
+        return len(socket.accept_queue), socket.syn_length - socket.expiring, socket.syn_length
 
     def sample(self, now: int, accept: int, syn_low: int, syn_high: int) -> None:
         """Remember queue lengths: the highest per time slice, slices doubling when there are too many.
