@@ -19,6 +19,7 @@ _BITS = 3  # granularity of a wheel level is 8^level ticks
 _WHEEL_SLOTS = 63  # timers up to 63 granules away live on a level
 _DRIFT_TICKS = 3
 COOKIE_PERIOD_S = 60
+PRUNE_NS = NS // 5
 LATE_NS = 250_000_000  # how late a timer may fire on a busy machine
 EARLY_NS = 20_000_000  # capture time of the packet that armed it may lag behind the arming
 
@@ -41,11 +42,13 @@ class TickClock:
 
     exact = True
 
-    def __init__(self, hz: int, boot_ns: int, lags: Sequence[int] = (0,)) -> None:
+    def __init__(self, hz: int, boot_ns: int, lags: Sequence[int] = (0,), *, wheel: bool = True) -> None:
         self.hz = hz
         self.tick_ns = NS // hz
         self.boot_ns = boot_ns
         self.lags = list(lags)
+        self.wheel = wheel
+        """False: timers fire at their tick (kernels before 4.8)."""
         self.busy = False
         """Packets leave or are captured late: what happens within one tick has no sure order."""
         self._base = (1 << 32) - 300 * hz
@@ -61,6 +64,9 @@ class TickClock:
         The wheel rounds up to the granularity of the level: never early, at most one granule late.
         """
         ticks = seconds * self.hz
+        if not self.wheel:
+            at = self._at((now_ns - self.boot_ns) // self.tick_ns + self._base + ticks)
+            return at, at, 0
         level = wheel_level(ticks)
         shift = _BITS * level
         raw = (now_ns - self.boot_ns) // self.tick_ns + self._base + ticks
@@ -82,6 +88,8 @@ class TickClock:
         A clock that is being disciplined (NTP) drifts by a few ticks over minutes. A time that is
         not `precise` (worked out from a millisecond timestamp) may be off by a tick.
         """
+        if not self.wheel:
+            return
         offs = [self.off(seen_ns, seconds, lag) for lag in self.lags]
         slack = 0 if precise else 1
         fitting = [lag for lag, off in zip(self.lags, offs, strict=True) if abs(off) <= slack]
@@ -97,10 +105,9 @@ class TickClock:
             off = 0
         self._drift = off
 
-    def minute(self, now_ns: int) -> tuple[int, int]:
-        """Cookie minute counter, as [lowest, highest]."""
-        count = self.jiffies(now_ns) // (COOKIE_PERIOD_S * self.hz)
-        return count, count
+    def minute(self, now_ns: int) -> int:
+        """Cookie minute counter (tcp_cookie_time)."""
+        return self.jiffies(now_ns) // (COOKIE_PERIOD_S * self.hz)
 
     def tick(self, now_ns: int) -> int:
         """Tick number, for comparisons in ticks of `hz`."""
@@ -108,9 +115,10 @@ class TickClock:
 
 
 class WindowClock:
-    """Time on a machine of unknown HZ or phase: timers are windows, minutes are ranges."""
+    """Time on a machine of unknown HZ or phase: timers are windows, minutes have no known edge."""
 
     exact = False
+    busy = False
     hz = 1000
     """Resolution of `tick`; the machine's own HZ is not known."""
     tick_ns = NS // hz
@@ -120,14 +128,31 @@ class WindowClock:
         span = seconds * NS
         return now_ns + span - EARLY_NS, now_ns + span + span * 8 // 63 + LATE_NS, 0
 
-    def minute(self, now_ns: int) -> tuple[int, int]:
-        """Minute counter for any phase: [lowest, highest] relative to an arbitrary start."""
-        low = now_ns // (COOKIE_PERIOD_S * NS)
-        return low, low + 1
+    def minute(self, now_ns: int) -> int:
+        """Minutes from an arbitrary start."""
+        return now_ns // (COOKIE_PERIOD_S * NS)
 
     def tick(self, now_ns: int) -> int:
         """Milliseconds."""
         return now_ns // (NS // self.hz)
+
+
+class PruneClock(TickClock):
+    """Kernels before 4.1: one timer per listener looks at two fifths of the hash buckets every 200 ms.
+
+    A request is handled when the timer comes by its bucket, which a keyed hash chose: a window.
+    Without HZ and boot time (both 0) ticks are milliseconds from an arbitrary start.
+    """
+
+    exact = False
+
+    def __init__(self, hz: int, boot_ns: int) -> None:
+        super().__init__(hz or 1000, boot_ns)
+
+    def arm(self, now_ns: int, seconds: int) -> tuple[int, int, int]:
+        """(earliest ns, latest ns, 0): up to three runs late, and a few ticks of timer slack."""
+        due = now_ns + seconds * NS
+        return due - EARLY_NS, due + 3 * PRUNE_NS + 2 * EARLY_NS, 0
 
 
 Clock = TickClock | WindowClock

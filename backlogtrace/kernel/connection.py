@@ -94,6 +94,8 @@ def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
             child.doubtful = True
         return out.PASSED
     if flags & SYN:
+        if not stack.profile.established_syn_acked:
+            return out.CHILD_SYN_SILENT
         now = segment.time_ns
         if child.last_challenge is not None and now - child.last_challenge < _CHALLENGE_NS:
             return out.CHILD_SYN_LIMITED
@@ -178,7 +180,7 @@ def timewait_receive(stack: Stack, waiting: TimeWait, segment: Segment) -> Outco
     if old:
         waiting.until = segment.time_ns + TIMEWAIT_NS
     now = segment.time_ns
-    if waiting.last_ack is not None and now - waiting.last_ack < _CHALLENGE_NS:
+    if stack.profile.timewait_acks_limited and waiting.last_ack is not None and now - waiting.last_ack < _CHALLENGE_NS:
         return out.TIMEWAIT_LIMITED
     waiting.last_ack = now
     return out.TIMEWAIT_ACK

@@ -11,25 +11,22 @@ Sources: net/ipv4/syncookies.c (secure_tcp_syn_cookie, check_tcp_syn_cookie), in
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.clock import Clock
+    from backlogtrace.kernel.profile import Profile
     from backlogtrace.segment import Segment
 
-MSS_TABLE_V4: Final = (536, 1300, 1440, 1460)
-MSS_TABLE_V6: Final = (1220, 1420, 1440, 8940)
-MAX_AGE: Final = 2
-"""Cookie minutes (MAX_SYNCOOKIE_AGE): this one and the previous."""
-VALID_S: Final = 120
-"""How long after the last overflow cookies are looked at (TCP_SYNCOOKIE_VALID)."""
+_MINUTE_NS = 60_000_000_000
+_MEMORY_NS = 240_000_000_000  # no kernel accepts an older cookie
 _MASK = 0xFFFFFFFF
 _UNKNOWN = 1 << 32  # flag above the 32 bits of an ISN that was not seen
 
 
-def mss_index(mss: int, *, ipv6: bool) -> int:
+def mss_index(profile: Profile, mss: int, *, ipv6: bool) -> int:
     """Index in the cookie's MSS table: the largest entry not above the SYN's MSS, else 0."""
-    table = MSS_TABLE_V6 if ipv6 else MSS_TABLE_V4
+    table = profile.cookie_mss_v6 if ipv6 else profile.cookie_mss_v4
     mss = mss or (1220 if ipv6 else 536)
     return max((i for i, entry in enumerate(table) if mss >= entry), default=0)
 
@@ -41,9 +38,10 @@ class CookieJar:
     client ISN (32 bits), cookie (33 bits, the top one set while it has not been seen).
     """
 
-    __slots__ = ("_clock", "_order", "_sent", "_stamp", "_stamp_ns")
+    __slots__ = ("_clock", "_order", "_profile", "_sent", "_stamp", "_stamp_ns")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, profile: Profile, clock: Clock) -> None:
+        self._profile = profile
         self._clock = clock
         self._sent: dict[bytes, int] = {}
         self._order: deque[bytes] = deque()
@@ -53,8 +51,8 @@ class CookieJar:
     def send(self, key: bytes, syn: Segment) -> None:
         """A SYN was answered with a cookie."""
         now = syn.time_ns
-        index = mss_index(syn.mss, ipv6=len(syn.src) > 6)  # noqa: PLR2004 - bytes of an IPv4 endpoint
-        self._sent[key] = (((now << 2 | index) << 32 | syn.seq) << 33) | _UNKNOWN
+        index = mss_index(self._profile, syn.mss, ipv6=len(syn.src) > 6)  # noqa: PLR2004 - bytes of an IPv4 endpoint
+        self._sent[key] = (((now << 3 | index) << 32 | syn.seq) << 33) | _UNKNOWN
         self._order.append(key)
         self._forget(now)
         self._overflow(now)
@@ -66,18 +64,19 @@ class CookieJar:
             self._sent[key] = (packed >> 33 << 33) | isn
 
     def _forget(self, now: int) -> None:
-        horizon = now - (VALID_S + 60) * 1_000_000_000
+        horizon = now - _MEMORY_NS
         order, sent = self._order, self._sent
         while order:
             packed = sent.get(order[0])
-            if packed is not None and packed >> 67 >= horizon:
+            if packed is not None and packed >> 68 >= horizon:
                 break
             sent.pop(order.popleft(), None)
 
     def _overflow(self, now: int) -> None:
         clock = self._clock
         tick = clock.tick(now) & _MASK
-        if self._stamp_ns is None or (tick - self._stamp) & _MASK > clock.hz:
+        idle = self._profile.cookie_stamp_idle_s * clock.hz
+        if self._stamp_ns is None or not idle or (tick - self._stamp) & _MASK > idle:
             self._stamp = tick
             self._stamp_ns = now
 
@@ -88,10 +87,10 @@ class CookieJar:
         overflowed then looks as if it had, for two minutes.
         """
         clock = self._clock
-        if self._stamp_ns is None and not clock.exact:
+        if self._stamp_ns is None and not (clock.exact and self._profile.cookie_stamp_from_zero):
             return False
         since = clock.tick(now) - self._stamp + clock.hz
-        return since & _MASK <= (VALID_S + 1) * clock.hz
+        return since & _MASK <= (self._profile.cookie_window_s + 1) * clock.hz
 
     def verify(self, key: bytes, ack: Segment) -> Literal["valid", "expired", "invalid", "unclear"]:
         """What check_tcp_syn_cookie says of an ACK; unclear where the cookie minute is not known."""
@@ -101,17 +100,18 @@ class CookieJar:
         isn = packed & _MASK
         client_isn = (packed >> 33) & _MASK
         if not packed & _UNKNOWN:
-            index = (packed >> 65) & 3
+            index = (packed >> 65) & 7
             off = ((ack.ack - 1 - isn) - (ack.seq - 1 - client_isn)) & _MASK
-            if (index + off) & _MASK >= len(MSS_TABLE_V4):
+            if (index + off) & _MASK >= len(self._profile.cookie_mss_v4):
                 return "invalid"
         elif ack.seq != (client_isn + 1) & _MASK:
             return "invalid"
-        sent_low, sent_high = self._clock.minute(packed >> 67)
-        low, high = self._clock.minute(ack.time_ns)
+        max_age = self._profile.cookie_max_age
+        sent_low = self._clock.minute(packed >> 68)
+        low = self._clock.minute(ack.time_ns)
         if self._clock.exact:
-            return "valid" if low - sent_low < MAX_AGE else "expired"
-        age_ns = ack.time_ns - (packed >> 67)
-        if age_ns <= 60_000_000_000:  # noqa: PLR2004 - one cookie minute
+            return "valid" if low - sent_low < max_age else "expired"
+        age_ns = ack.time_ns - (packed >> 68)
+        if age_ns <= (max_age - 1) * _MINUTE_NS:
             return "valid"
-        return "unclear" if low - sent_high < MAX_AGE and age_ns < VALID_S * 1_000_000_000 else "expired"
+        return "unclear" if age_ns < max_age * _MINUTE_NS else "expired"

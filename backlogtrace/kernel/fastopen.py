@@ -57,7 +57,7 @@ class FastOpenQueue:
 def classify(listener: ListenSocket, syn: Segment) -> tuple[Outcome, bool]:
     """What tcp_try_fastopen makes of a SYN that is to be queued: (outcome, whether a child is made)."""
     flags = listener.settings.tcp_fastopen
-    option = syn.fastopen
+    option = syn.fastopen if listener.profile.fastopen_option_34 else None
     asks = option is not None and not option
     if not flags & SERVER or not (syn.length or option is not None) or not listener.fastopen.max_qlen:
         return out.QUEUED_COOKIE_REQUEST if asks else out.QUEUED, False

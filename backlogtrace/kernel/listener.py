@@ -36,6 +36,7 @@ _U32 = 0xFFFFFFFF
 _MAX_INTERVAL_S = 120
 _MIN_PRESSURE = 8  # reqsk_timer_handler: no pressure below this many requests
 _MIN_RETRIES = 2
+_MIN_TABLE = 8
 
 
 class ListenSocket:
@@ -74,13 +75,15 @@ class ListenSocket:
         self.young = 0
         self.expiring = 0
         """Requests that may have expired already: their timer's window is open."""
-        self.cookies = CookieJar(stack.clock)
+        self.cookies = CookieJar(stack.profile, stack.clock)
         self.fastopen = FastOpenQueue()
         self.listening = True
+        self.syn_capacity = 0
         self.listen(backlog)
         flags = self.settings.tcp_fastopen
         if fastopen_qlen is not None:
-            self.fastopen.max_qlen = min(fastopen_qlen, self.settings.somaxconn)
+            clamp = self.settings.somaxconn if self.profile.fastopen_clamped else fastopen_qlen
+            self.fastopen.max_qlen = min(fastopen_qlen, clamp)
         elif flags & ALL_LISTENERS and flags & SERVER:
             self.fastopen.max_qlen = self.backlog
 
@@ -89,7 +92,11 @@ class ListenSocket:
         somaxconn = self.settings.somaxconn
         self.backlog = min(backlog & _U32, somaxconn)  # unsigned: a negative backlog is huge
         self.accept_capacity = self.backlog + 1
-        self.syn_capacity = self.backlog + self.profile.syn_spare
+        if not self.profile.syn_table:
+            self.syn_capacity = self.backlog + self.profile.syn_spare
+        elif not self.syn_capacity:  # reqsk_queue_alloc(): only at the first listen()
+            wanted = max(min(self.backlog, self.settings.tcp_max_syn_backlog), _MIN_TABLE)
+            self.syn_capacity = 1 << wanted.bit_length()
 
     @property
     def syn_length(self) -> int:
@@ -112,22 +119,27 @@ class ListenSocket:
         """A SYN without a request or connection (tcp_conn_request)."""
         settings = self.settings
         syncookies = settings.tcp_syncookies
+        profile = self.profile
+        if profile.syncookies_2_is_1:
+            syncookies = min(syncookies, 1)
         cookie = False
 
         # SYN queue full
         full = self.qlen >= self.syn_capacity
-        plain = not timewait or self.profile.timewait_syn_is_plain
+        plain = not timewait or profile.timewait_syn_is_plain
         if (full or syncookies == 2) and plain:  # noqa: PLR2004 - tcp_syncookies=2: always
             if not syncookies:
                 return out.DROP_SYN_QUEUE
             cookie = True
 
         # accept queue full
-        if len(self.accept_queue) >= self.accept_capacity:
+        if len(self.accept_queue) >= self.accept_capacity and self.young > profile.full_queue_admits_young:
             return out.DROP_BOTH_FULL if cookie else out.DROP_ACCEPT_QUEUE
 
         if cookie:
             self.cookies.send(key, syn)
+            if profile.cookie_counts_drop:
+                return out.COOKIE_ALWAYS_DROP if syncookies == 2 else out.COOKIE_FULL_DROP  # noqa: PLR2004
             return out.COOKIE_ALWAYS if syncookies == 2 else out.COOKIE_FULL  # noqa: PLR2004
 
         # without cookies the last quarter of tcp_max_syn_backlog is kept for proven peers
@@ -170,6 +182,8 @@ class ListenSocket:
         """A segment of a request that acknowledges something else; the request stays."""
         if segment.flags & RST:
             return out.IGNORED_WRONG_ACK_RST
+        if not self.profile.wrong_ack_may_be_cookie:
+            return out.RST_WRONG_ACK
         outcome = self._stray_ack(segment, request.key)
         if outcome is out.RST_NO_REQUEST:
             return out.RST_WRONG_ACK
@@ -180,7 +194,7 @@ class ListenSocket:
         if segment.flags & SYN or not self.settings.tcp_syncookies:
             return out.RST_NO_REQUEST
         if not self.cookies.recent_overflow(segment.time_ns):
-            return out.RST_NO_REQUEST
+            return out.RST_NO_REQUEST_FAILED if self.profile.stray_ack_counts_failed else out.RST_NO_REQUEST
         verdict = self.cookies.verify(key, segment)
         if verdict == "unclear":
             verdict = "expired" if self.stack.witness(segment) == "rst" else "valid"
@@ -264,6 +278,8 @@ class ListenSocket:
 
     def under_pressure(self) -> bool:
         """The SYN queue is more than half full."""
+        if self.profile.syn_table:
+            return 2 * self.qlen >= self.syn_capacity
         return 2 * self.qlen > max(_MIN_PRESSURE, self.backlog)
 
     def timer_fired(self, request: Request, now_ns: int, *, expire: bool, send: bool) -> None:
@@ -302,6 +318,10 @@ class ListenSocket:
         Requests stay in the hash until their timer or a segment finds the listener gone.
         """
         self.listening = False
+        if self.profile.requests_die_with_listener:
+            for entry in list(self.stack.ehash.values()):
+                if isinstance(entry, Request) and entry.listener is self:
+                    self.remove(entry)
         victims = [child for child in self.accept_queue if not child.dead]
         self.accept_queue.clear()
         for child in victims:

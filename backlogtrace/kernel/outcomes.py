@@ -63,6 +63,12 @@ COOKIE_FULL = _outcome(
 COOKIE_ALWAYS = _outcome(
     "cookie", "listen.syncookies_always", _REQUEST, "synack", "TCPReqQFullDoCookies", "SyncookiesSent"
 )
+COOKIE_FULL_DROP = _outcome(  # before 4.7 the cookie path fell into the drop label
+    "cookie", "listen.syn_queue_full", _REQUEST, "synack", "TCPReqQFullDoCookies", "SyncookiesSent", "ListenDrops"
+)
+COOKIE_ALWAYS_DROP = _outcome(
+    "cookie", "listen.syncookies_always", _REQUEST, "synack", "TCPReqQFullDoCookies", "SyncookiesSent", "ListenDrops"
+)
 DROP_SYN_QUEUE = _outcome(
     "dropped", "listen.syn_queue_full", _REQUEST, None, "TCPReqQFullDrop", "ListenDrops"
 )
@@ -76,6 +82,7 @@ DROP_BAD_FLAGS = _outcome("dropped", "listen.bad_flags", _LISTEN)
 
 # other segments for a listening socket, no request found
 RST_NO_REQUEST = _outcome("rst", "listen.no_request", _LISTEN, "rst", "OutRsts")
+RST_NO_REQUEST_FAILED = _outcome("rst", "listen.no_request", _COOKIE, "rst", "SyncookiesFailed", "OutRsts")
 RST_COOKIE_INVALID = _outcome("rst", "cookie.cookie_invalid", _COOKIE, "rst", "SyncookiesFailed", "OutRsts")
 RST_COOKIE_EXPIRED = _outcome("rst", "cookie.cookie_expired", _COOKIE, "rst", "SyncookiesFailed", "OutRsts")
 COOKIE_VALID = _outcome("established", "cookie.cookie_valid", _COOKIE, None, "SyncookiesRecv", "PassiveOpens")
@@ -87,6 +94,7 @@ IGNORED_FLAGS = _outcome("ignored", "listen.bad_flags", _LISTEN)
 
 # segments for a request
 RETRANSMITTED = _outcome("retransmitted", "request.duplicate_syn", _CHECK, "synack", "TCPSynRetrans")
+RETRANSMITTED_UNCOUNTED = _outcome("retransmitted", "request.duplicate_syn", _CHECK, "synack")
 DUPLICATE_LIMITED = _outcome(
     "ignored", "request.duplicate_rate_limited", _CHECK, None, "TCPACKSkippedSynRecv"
 )
@@ -127,6 +135,7 @@ PASSED = _outcome("passed", "connection.established", "tcp_rcv_established")
 PASSED_CLOSE = _outcome("passed", "connection.closing", _LISTEN)
 CHILD_SYN = _outcome("ignored", "connection.syn_on_established", _CHILD, "ack")
 CHILD_SYN_LIMITED = _outcome("ignored", "connection.syn_on_established", _CHILD)
+CHILD_SYN_SILENT = _outcome("ignored", "connection.syn_on_established", "tcp_rcv_established")
 TIMEWAIT_ACK = _outcome("ignored", "timewait.old_segment", _TW, "ack")
 TIMEWAIT_LIMITED = _outcome("ignored", "timewait.old_segment", _TW)
 TIMEWAIT_SILENT = _outcome("ignored", "timewait.acknowledgement", _TW)

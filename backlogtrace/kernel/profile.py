@@ -42,8 +42,49 @@ class Profile:
     """Family name as given to --kernel."""
     tree: str
     """The tree whose source or truth data the profile was made from."""
+    syn_table: bool = False
+    """The listener has a table of requests, a power of two fixed at the first listen(); its size is the limit."""
     syn_spare: int = 0
     """Requests that fit beyond the backlog: 0 where the SYN queue is full at qlen >= backlog, 1 at qlen > backlog."""
+    full_queue_admits_young: int = -1
+    """A SYN passes a full accept queue while no more than this many requests are young; -1: never."""
+    timer: Literal["wheel", "tick", "prune"] = "wheel"
+    """When request timers fire: rounded up by the timer wheel, at their tick, or when the listener's
+    200 ms timer comes by their hash bucket."""
+    requests_die_with_listener: bool = False
+    """close() frees pending requests at once."""
+    syncookies_2_is_1: bool = False
+    """tcp_syncookies=2 is nothing but "on"."""
+    cookie_counts_drop: bool = False
+    """Every cookie sent counts ListenDrops."""
+    cookie_mss_v4: tuple[int, ...] = (536, 1300, 1440, 1460)
+    cookie_mss_v6: tuple[int, ...] = (1220, 1420, 1440, 8940)
+    cookie_max_age: int = 2
+    """Cookie minutes: this one and the previous ones."""
+    cookie_window_s: int = 120
+    """How long after the last overflow cookies are looked at."""
+    cookie_stamp_idle_s: int = 1
+    """The overflow is noted anew only after this long."""
+    cookie_stamp_from_zero: bool = True
+    """A listener that never overflowed counts as having done so when jiffies (u32) were 0."""
+    stray_ack_counts_failed: bool = False
+    """An ACK without request and without recent overflow counts SyncookiesFailed, too."""
+    wrong_ack_may_be_cookie: bool = True
+    """A wrong acknowledgement of a pending request is checked for a cookie."""
+    duplicate_syn_limited: bool = True
+    """tcp_invalid_ratelimit holds for duplicate SYNs."""
+    out_of_window_limited: bool = True
+    """tcp_invalid_ratelimit holds for the ACKs that answer other unacceptable segments."""
+    counts_syn_retrans: bool = True
+    """The counter TCPSynRetrans exists."""
+    established_syn_acked: bool = True
+    """A SYN for an established connection is answered with a challenge ACK."""
+    timewait_acks_limited: bool = True
+    """TIME_WAIT answers at most every 500 ms."""
+    fastopen_option_34: bool = True
+    """The standard Fast Open option is known (not only the experimental one)."""
+    fastopen_clamped: bool = True
+    """The Fast Open queue is limited by net.core.somaxconn."""
     request_takes_tsval: bool = True
     """A segment at or before rcv_nxt moves the request's ts_recent (tcp_check_req)."""
     rst_needs_exact_seq: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from backlogtrace.kernel import changes
@@ -36,6 +37,64 @@ def _series(name: str, base: Profile, tree: str, *steps: tuple[int, Sequence[Cha
 _SPARE = changes.SYN_QUEUE_BACKLOG_PLUS_ONE
 _TSVAL = changes.REQUEST_KEEPS_TSVAL
 _EXACT = changes.RST_EXACT
+
+_V3_10: Final = Profile(
+    name="3.10",
+    tree="v3.10.108",
+    syn_table=True,
+    full_queue_admits_young=1,
+    timer="prune",
+    requests_die_with_listener=True,
+    syncookies_2_is_1=True,
+    cookie_counts_drop=True,
+    cookie_mss_v4=(64, 512, 536, 1024, 1440, 1460, 4312, 8960),
+    cookie_mss_v6=(64, 512, 536, 1220, 1420, 1440, 4400, 8940),
+    cookie_max_age=4,
+    cookie_window_s=3,
+    cookie_stamp_idle_s=0,
+    cookie_stamp_from_zero=False,
+    stray_ack_counts_failed=True,
+    wrong_ack_may_be_cookie=False,
+    duplicate_syn_limited=False,
+    out_of_window_limited=False,
+    counts_syn_retrans=False,
+    established_syn_acked=False,
+    timewait_acks_limited=False,
+    timewait_syn_is_plain=False,
+    fastopen_option_34=False,
+    fastopen_clamped=False,
+    dataless_fastopen=False,
+    defaults={"net.core.somaxconn": 128, "net.ipv4.tcp_fastopen": 0},
+)
+_EL7: Final = replace(
+    _V3_10,
+    name="3.10-el7",
+    tree="RHEL 7, 3.10.0-514.el7",
+    syncookies_2_is_1=False,
+    cookie_mss_v4=(536, 1300, 1440, 1460),
+    cookie_mss_v6=(1220, 1420, 1440, 8940),
+    cookie_max_age=2,
+    duplicate_syn_limited=True,
+    counts_syn_retrans=True,
+    established_syn_acked=True,
+    timewait_acks_limited=True,
+    fastopen_option_34=True,
+)
+_V4_4_1: Final = replace(
+    _EL7,
+    name="4.4.1",
+    tree="v4.4.1",
+    syn_table=False,
+    timer="tick",
+    requests_die_with_listener=False,
+    cookie_window_s=120,
+    cookie_stamp_idle_s=1,
+    stray_ack_counts_failed=False,
+    wrong_ack_may_be_cookie=True,
+    fastopen_clamped=True,
+    defaults={"net.core.somaxconn": 128},
+)
+_V4_4: Final = replace(_V4_4_1, name="4.4", tree="v4.4.178", full_queue_admits_young=-1)
 
 EL8: Final = Profile(
     name="4.18-el8",
@@ -126,6 +185,10 @@ def find(text: str) -> tuple[Profile, str]:
 def _by_release(series: tuple[int, int], patch: int | None, rest: str, text: str) -> tuple[Profile, str]:
     if series == (4, 18) and ".el8" in rest:
         return EL8, ""
+    if series == (3, 10):
+        return (_EL7, "") if ".el7" in rest else (_V3_10, "")
+    if series == (4, 4):
+        return (_V4_4 if (patch or 0) >= 178 else _V4_4_1), ""
     if ".el" in rest:
         return _enterprise(series, text)
     note = ""

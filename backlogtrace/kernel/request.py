@@ -134,11 +134,11 @@ def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: C901, PLR
 
     # the client's SYN again
     if segment.seq == request.rcv_isn and flags == SYN and not paws:
-        if _rate_limited(request, segment):
+        if profile.duplicate_syn_limited and _rate_limited(request, segment):
             return out.DUPLICATE_LIMITED
         request.num_retrans += 1
         listener.rearm(request, segment.time_ns)
-        return out.RETRANSMITTED
+        return out.RETRANSMITTED if profile.counts_syn_retrans else out.RETRANSMITTED_UNCOUNTED
 
     # acknowledges something that was not sent: a matter for the listener
     if (
@@ -160,7 +160,7 @@ def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: C901, PLR
         )
         if flags & RST:
             return silent
-        return limited if _rate_limited(request, segment) else answer
+        return limited if profile.out_of_window_limited and _rate_limited(request, segment) else answer
 
     if (
         profile.request_takes_tsval and segment.tsval >= 0 and not seq_after(segment.seq, rcv_nxt)

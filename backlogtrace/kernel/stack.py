@@ -40,7 +40,7 @@ class Stack:
         self.clock = clock
         self.ehash: dict[bytes, Request | Child | TimeWait] = {}
         """Key: client endpoint + server endpoint."""
-        self.timers = RequestTimers(clock)
+        self.timers = RequestTimers(clock, lifo=profile.timer == "wheel")
         self.timewaits: deque[TimeWait] = deque()
         """In order of their end."""
         self._listeners: dict[bytes, ListenSocket] = {}

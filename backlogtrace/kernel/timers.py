@@ -1,7 +1,7 @@
 """The order in which request timers fire.
 
 Timers are kept in buckets as on the kernel's wheel: those of one tick and level fire last armed
-first. Refuses to know what a timer does when it fires.
+first (first armed first before 4.8). Refuses to know what a timer does when it fires.
 
 Source: kernel/time/timer.c (enqueue_timer adds at the head, expire_timers walks from it, higher
 levels first).
@@ -25,10 +25,11 @@ NEVER = 1 << 200
 class RequestTimers:
     """All pending request timers of a host."""
 
-    __slots__ = ("_buckets", "_clock", "_keys", "next_due")
+    __slots__ = ("_buckets", "_clock", "_keys", "_lifo", "next_due")
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, lifo: bool) -> None:
         self._clock = clock
+        self._lifo = lifo
         self._buckets: dict[int, list[Request]] = {}
         self._keys: list[int] = []
         self.next_due = NEVER
@@ -57,7 +58,8 @@ class RequestTimers:
         keys = self._keys
         while keys and keys[0] < (now_ns + 1) * _LEVELS:
             key = heapq.heappop(keys)
-            for request in reversed(self._buckets.pop(key)):
+            bucket = self._buckets.pop(key)
+            for request in reversed(bucket) if self._lifo else bucket:
                 if request.timer == key:  # else stopped or restarted meanwhile
                     yield request
         self.next_due = keys[0] // _LEVELS if keys else NEVER

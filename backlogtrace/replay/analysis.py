@@ -75,7 +75,7 @@ class Analysis:
         profile, note, assumed = _kernel(self._host.kernel)
         chunks = iter(self._capture.chunks())
         first = next(chunks, [])
-        clock = server_clock(first, self._host.hz, self._host.boot_ns)
+        clock = server_clock(profile, first, self._host.hz, self._host.boot_ns)
         settings = make_settings(profile.defaults, self._host.sysctl)
         stack = Stack(profile, settings, clock)
         self._stack, self._note = stack, note

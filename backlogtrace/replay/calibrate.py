@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from backlogtrace.kernel.clock import NS, Clock, TickClock, WindowClock
+from backlogtrace.kernel.clock import NS, Clock, PruneClock, TickClock, WindowClock
 from backlogtrace.segment import ACK, SYN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from backlogtrace.kernel.profile import Profile
     from backlogtrace.segment import Segment
 
 _LAGS = 512  # the coarsest wheel level that intervals up to 120 s use at HZ=250 and the first at 1000
@@ -26,10 +27,16 @@ _LATE_NS = 2_000_000
 _ABSURD_NS = 30 * NS
 
 
-def server_clock(segments: Iterable[Segment], hz: int | None, boot_ns: int | None) -> Clock:
-    """TickClock when HZ and boot time (ns) are given and the capture's repeated SYN-ACKs agree with them."""
+def server_clock(profile: Profile, segments: Iterable[Segment], hz: int | None, boot_ns: int | None) -> Clock:
+    """The clock of a host: how timers fire is the kernel's, HZ and boot time (ns) are the machine's.
+
+    TickClock when HZ and boot time (ns) are given and the capture's repeated SYN-ACKs agree with them."""
+    if profile.timer == "prune":
+        return PruneClock(hz or 0, boot_ns or 0)
     if hz is None or boot_ns is None:
         return WindowClock()
+    if profile.timer == "tick":
+        return TickClock(hz, boot_ns, wheel=False)
     clock = TickClock(hz, boot_ns)
     found = list(_timer_packets(segments))
     timed = [packet for packet in found if packet.timed]
