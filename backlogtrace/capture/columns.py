@@ -29,7 +29,7 @@ WINDOW = 32 << 20
 """Bytes decoded together."""
 _BATCH = 1 << 14
 """Packets handled together: their columns fit a processor's cache."""
-_CHUNK = 1 << 12
+_CHUNK = 1 << 14
 """Segments delivered together: more would only make Python's memory management slower."""
 
 

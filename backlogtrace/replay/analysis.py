@@ -75,6 +75,7 @@ class Analysis:
         profile, note, assumed = _kernel(self._host.kernel)
         chunks = iter(self._capture.chunks())
         first = next(chunks, [])
+        self.header.first_ns = first[0].time_ns if first else None
         clock = server_clock(profile, first, self._host.hz, self._host.boot_ns)
         settings = make_settings(profile.defaults, self._host.sysctl)
         stack = Stack(profile, settings, clock)
@@ -106,7 +107,7 @@ class Analysis:
         finally:
             if collecting:
                 gc.enable()
-        self._finish(replay, journal)
+        self._finish(replay)
 
     def _replay(self, replay: Replay, chunks: Iterator[list[Segment]]) -> Iterator[Row]:
         """Chunk by chunk, the last AHEAD_NS of each kept back so that replies can be looked up."""
@@ -175,11 +176,11 @@ class Analysis:
         if given.opened_ns is None:
             track.open(stack, given, asked)
 
-    def _finish(self, replay: Replay, journal: Journal) -> None:
+    def _finish(self, replay: Replay) -> None:
         info = self._capture.info
         header = self.header
         header.packets = info.packets
-        header.handshake_packets = journal.handshake_packets
+        header.handshake_packets = replay.handshake_packets
         header.skipped = dict(info.skipped)
         header.first_ns, header.last_ns = info.first_ns, info.last_ns
         header.problems = list(info.problems)

@@ -41,6 +41,7 @@ class Replay:
     def __init__(self, stack: Stack, route: Route, journal: Journal, events: EventQueue) -> None:
         self.stack = stack
         self.now = 0
+        self.handshake_packets = 0
         self.last_ns = 0
         """Time of the last packet of the capture; what would come after it is not missing."""
         self._route = route
@@ -139,12 +140,13 @@ class Replay:
 
     def _inbound(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
         socket = track.socket
-        if socket is not None and socket.expiring:
+        if socket is not None and self._firing.unsettled(socket):
             self._firing.settle(socket, segment, entry)
         born = entry.born if type(entry) is Request else None
         outcome = self.stack.receive(segment)
         journal = self._journal
-        journal.handshake_packets += 1
+        if outcome.decision != "passed":
+            self.handshake_packets += 1
         hits = track.hits
         hits[outcome] = hits.get(outcome, 0) + 1
         if socket is None:
@@ -174,6 +176,8 @@ class Replay:
 
     def _outbound(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
         flags = segment.flags
+        if type(entry) is not Child or flags & _SYN_RST:
+            self.handshake_packets += 1
         kind: Reply | None
         if flags & SYN:
             kind = "synack"
@@ -212,7 +216,8 @@ class Replay:
         if outcome is None:
             self._firing.pin(expectation, segment)
             journal.proved(expectation.key, segment.frame)
-            journal.sent(track, segment, "synack", "timer", attempt=attempt, counters={"TCPSynRetrans": 1})
+            counters = {"TCPSynRetrans": 1} if self.stack.profile.counts_syn_retrans else {}
+            journal.sent(track, segment, "synack", "timer", attempt=attempt, counters=counters)
             return
         reason = "reply"
         if outcome.decision == "cookie" and track.socket is not None:
@@ -283,8 +288,8 @@ class Replay:
             what, detail = "missing_reply", f"{name} predicted for frame {cause}, none seen"
         self._journal.mismatch(track, key, expectation.time_ns, what, detail, cause)
         entry = self.stack.ehash.get(key)
-        if type(entry) is Request and cause is not None and expectation.reply == "synack" and not entry.num_retrans:
-            entry.listener.remove(entry)  # the kernel seems not to have made it
+        if type(entry) is Request and expectation.reply == "synack" and entry.num_retrans == expectation.attempt:
+            entry.listener.remove(entry)  # the kernel seems not to have it
 
 
 def _pending(entry: object) -> Request | None:

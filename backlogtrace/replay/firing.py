@@ -74,7 +74,8 @@ class Firing:
         deadline = request.deadline
         if expire and clock.exact and clock.busy:
             deadline += _BUSY_NS
-        if deadline == request.due or not (expire or send):
+        silent = not (expire or send)
+        if deadline == request.due or (silent and not self._gates_by_youth(listener)):
             self._fire(request, request.due, expire=expire, send=send)
             return
         if expire:
@@ -91,6 +92,8 @@ class Firing:
         if request.timer == timer:
             plan_expire, send = request.listener.timer_plan(request)
             expire = expire or plan_expire
+            if expire and request.snt_isn is not None and self._ahead.repeated(request.key, request.snt_isn, deadline):
+                expire, send = False, True  # its SYN-ACK comes late
             self._fire(request, deadline, expire=expire, send=send and not expire)
 
     def _fire(self, request: Request, when: int, *, expire: bool, send: bool) -> Expectation | None:
@@ -154,6 +157,14 @@ class Firing:
         due = self._timers.due_by(now + SKEW_NS)
         return sum(request.listener is listener and listener.timer_plan(request)[0] for request in due)
 
+    def _gates_by_youth(self, listener: ListenSocket) -> bool:
+        """Whether the number of young requests decides about SYNs: then even a silent timer matters."""
+        return listener.profile.full_queue_admits_young >= 0
+
+    def unsettled(self, listener: ListenSocket) -> bool:
+        """Whether timers that may have fired leave the fate of a packet open."""
+        return listener.expiring > 0 or (bool(self._windows) and self._gates_by_youth(listener))
+
     def settle(self, listener: ListenSocket, segment: Segment, entry: object) -> None:
         """An inbound packet whose fate depends on whether requests have expired: ask the wire."""
         now = segment.time_ns
@@ -161,7 +172,10 @@ class Firing:
             if entry.expiring and self._ahead.answer(segment) == "rst":
                 self._fire(entry, now, expire=True, send=False)
             return
-        if segment.flags & (SYN | ACK) != SYN or listener.accept_queue_full():
+        if segment.flags & (SYN | ACK) != SYN:
+            return
+        if listener.accept_queue_full():
+            self._settle_youth(listener, segment)
             return
         if not listener.syn_queue_refuses(listener.qlen):
             return
@@ -171,6 +185,18 @@ class Firing:
             for request in self._expiring(listener):
                 self._fire(request, now, expire=True, send=False)
                 if not listener.syn_queue_refuses(listener.qlen):
+                    return
+
+    def _settle_youth(self, listener: ListenSocket, syn: Segment) -> None:
+        """Accept queue full, but a SYN passes while few requests are young: have some timers fired?"""
+        most = listener.profile.full_queue_admits_young
+        if most < 0 or listener.young <= most or self._ahead.answer(syn) != "synack":
+            return
+        for window in sorted(self._windows, key=lambda window: window[1]):
+            request, expire = window[2], window[4]
+            if request.timer == window[3] and request.listener is listener and not request.num_timeout:
+                self._fire(request, syn.time_ns, expire=expire, send=False)
+                if listener.young <= most:
                     return
 
     def _relieved(self, request: Request, now: int) -> bool:

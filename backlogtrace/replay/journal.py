@@ -40,7 +40,6 @@ class Journal:
         self.routine = routine or everything
         self.everything = everything
         self.rows: deque[Row] = deque()
-        self.handshake_packets = 0
         self.unproved: dict[bytes, PacketRow] = {}
         """Last row of a connection that waits for proof, by client + server endpoint."""
 
@@ -74,7 +73,6 @@ class Journal:
         *, attempt: int | None = None, expected: bool = True, counters: dict[str, int] | None = None,
     ) -> None:  # fmt: skip
         """A packet of the server."""
-        self.handshake_packets += 1
         self.rows.append(
             OutRow(segment, track.name, decision, reason, cause, attempt, expected, counters or {})  # type: ignore[arg-type]
         )

@@ -5,6 +5,7 @@ Used only where the facts given leave open what the kernel did.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from backlogtrace.segment import RST, SYN
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 AHEAD_NS = 1_300_000_000
 """How far ahead the capture may be searched: until the first SYN-ACK timer."""
 _ANSWER_NS = 300_000_000  # a direct answer comes within this
+_SEARCH = 2_000  # segments looked at for one question; a flood must not make this quadratic
 
 
 class Lookahead:
@@ -30,8 +32,7 @@ class Lookahead:
     def answer(self, segment: Segment) -> Reply | None:
         """The server's next packet to the client, before the client sends again."""
         end = segment.time_ns + _ANSWER_NS
-        for index in range(self.at + 1, len(self.segments)):
-            later = self.segments[index]
+        for later in islice(self.segments, self.at + 1, self.at + _SEARCH):
             if later.time_ns > end:
                 return None
             if later.src == segment.dst and later.dst == segment.src:
@@ -45,8 +46,7 @@ class Lookahead:
     def synack(self, syn: Segment) -> Segment | None:
         """The SYN-ACK that answers a SYN."""
         end = syn.time_ns + _ANSWER_NS
-        for index in range(self.at + 1, len(self.segments)):
-            later = self.segments[index]
+        for later in islice(self.segments, self.at + 1, self.at + _SEARCH):
             if later.time_ns > end:
                 return None
             if later.flags & SYN and later.src == syn.dst and later.dst == syn.src:
@@ -57,8 +57,7 @@ class Lookahead:
         """Whether the wire shows that a SYN got a request: an answer, and with cookies on its repetition."""
         answer: Segment | None = None
         end = syn.time_ns + AHEAD_NS
-        for index in range(self.at + 1, len(self.segments)):
-            later = self.segments[index]
+        for later in islice(self.segments, self.at + 1, self.at + _SEARCH):
             if later.time_ns > end:
                 return False
             if later.src == syn.dst and later.dst == syn.src and later.flags & SYN:
@@ -72,8 +71,7 @@ class Lookahead:
     def repeated(self, key: bytes, isn: int, when: int) -> bool | None:
         """Whether a SYN-ACK with this ISN follows `when`, soon and unasked; None where the capture ends before."""
         half = len(key) // 2
-        for index in range(self.at, len(self.segments)):
-            later = self.segments[index]
+        for later in islice(self.segments, self.at, self.at + _SEARCH):
             if later.time_ns > when + AHEAD_NS:
                 return False
             if later.flags & SYN and later.time_ns >= when:

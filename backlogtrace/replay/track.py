@@ -54,6 +54,7 @@ class Track:
         self.summary = summary
         self.hits: dict[Outcome, int] = {}
         self.resends = 0
+        self._counts_resends = True
         self.attempts: dict[bytes, Attempt] = {}
         self._impacts: list[tuple[int, int, ClientImpact]] = []
         self._impact_count = 0
@@ -69,6 +70,7 @@ class Track:
     def open(self, stack: Stack, given: HostListener, backlog: int | None) -> None:
         """listen() was called: make the socket and note its limits."""
         asked = backlog if backlog is not None else stack.settings.somaxconn
+        self._counts_resends = stack.profile.counts_syn_retrans
         self.socket = stack.open(
             self.end, asked, defer_accept_s=given.defer_accept or 0, syncnt=given.syncnt or 0,
             fastopen_qlen=given.fastopen_qlen,
@@ -192,7 +194,7 @@ class Track:
                 summary.counters[name] = summary.counters.get(name, 0) + times * count
         taken = sum(count for outcome, count in self.hits.items() if outcome.decision in _TAKEN)
         summary.clients = taken + self._refused
-        if self.resends:
+        if self.resends and self._counts_resends:
             summary.counters["TCPSynRetrans"] = summary.counters.get("TCPSynRetrans", 0) + self.resends
         summary.samples = self._samples
         for sample in self._samples:
