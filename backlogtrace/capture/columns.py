@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backlogtrace.capture.emit import parse_columns, segments
+from backlogtrace.capture.emit import fast_open, segments
 from backlogtrace.capture.headers import Headers, decode_headers
-from backlogtrace.capture.options import EXPERIMENT, FAST_OPEN
 from backlogtrace.capture.records import column_scan
 from backlogtrace.capture.select_columns import ColumnSelector
-from backlogtrace.segment import SYN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -25,11 +23,11 @@ if TYPE_CHECKING:
     from backlogtrace.capture.walk import Ints
     from backlogtrace.segment import Segment
 
-WINDOW = 32 << 20
+WINDOW = 16 << 20
 """Bytes decoded together."""
 _BATCH = 1 << 14
 """Packets handled together: their columns fit a processor's cache."""
-_CHUNK = 1 << 14
+_CHUNK = 1 << 13
 """Segments delivered together: more would only make Python's memory management slower."""
 
 
@@ -43,14 +41,17 @@ class Batch:
         self.headers = headers
 
 
-def decoded_windows(file: CaptureFile, info: CaptureInfo, window_bytes: int = WINDOW) -> Iterator[list[Batch]]:
+def decoded_windows(
+    file: CaptureFile, info: CaptureInfo, window_bytes: int = WINDOW
+) -> Iterator[list[Batch]]:
     """All packets of a file, window by window. Counts in `info` what they are."""
     for window, records in file.windows(window_bytes, column_scan(file.framer)):
-        batches = []
-        for first in range(0, len(records), _BATCH):
-            part = records.chosen(slice(first, first + _BATCH))
-            batches.append(Batch(part.time_ns, decode_headers(window.data, part, info)))
-        yield batches
+        yield [
+            Batch(part.time_ns, decode_headers(window.data, part, info))
+            for part in (records.chosen(slice(at, at + _BATCH)) for at in range(0, len(records), _BATCH))
+        ]
+        # or they would stay until the next window is there
+        del window, records
 
 
 def segment_chunks(
@@ -64,14 +65,18 @@ def segment_chunks(
             if selector is None:
                 selector = ColumnSelector(ports, info, _seed(batches[0]))
             hashes = [selector.learn(batch.headers) for batch in batches]
-        for number, batch in enumerate(batches):
+        # what has been delivered need not stay
+        batches.reverse()
+        hashes.reverse()
+        while batches:
+            batch = batches.pop()
             headers = batch.headers
             _clock(info, batch.times)
             info.tcp_packets += len(headers)
             if selector is None:
                 chosen = np.arange(len(headers))
             else:
-                chosen = selector.choose(headers, hashes[number], _fast_open(headers))
+                chosen = selector.choose(headers, hashes.pop(), fast_open(headers))
             info.kept += len(chosen)
             first_frame = info.packets + 1
             info.packets += len(batch.times)
@@ -82,18 +87,6 @@ def segment_chunks(
 def _seed(batch: Batch) -> bytes:
     """Bytes that differ from capture to capture and that no sender of packets knows."""
     return batch.times[:64].tobytes() + batch.headers.rows[:64].tobytes()
-
-
-def _fast_open(headers: Headers) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """Which packets carry a Fast Open option."""
-    found = np.zeros(len(headers), np.bool_)
-    syns = np.flatnonzero(headers.flags & SYN)
-    if len(syns):
-        # few SYNs have a byte that could be the option's kind
-        body, _ = headers.options(syns)
-        syns = syns[((body == FAST_OPEN) | (body == EXPERIMENT)).any(axis=1)]
-        found[syns[[*parse_columns(headers, syns).fastopen]]] = True
-    return found
 
 
 def _clock(info: CaptureInfo, times: Ints) -> None:

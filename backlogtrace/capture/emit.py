@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from backlogtrace.capture.headers import ACKED, MAX_OPTIONS, OFFSET_FLAGS, PORTS, SEQ, SOURCE, TARGET, Headers, octets
+from backlogtrace.capture.headers import (
+    ACKED,
+    MAX_OPTIONS,
+    OFFSET_FLAGS,
+    PORTS,
+    SEQ,
+    SOURCE,
+    TARGET,
+    Headers,
+    octets,
+)
 from backlogtrace.capture.options import (
     END,
     EXPERIMENT,
@@ -33,7 +43,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from backlogtrace.capture.headers import Bools, Octets
+    from backlogtrace.capture.headers import Bools, Octets, Words
     from backlogtrace.capture.walk import Ints
 
 # beginnings of option lists, as little-endian reads give them
@@ -74,6 +84,27 @@ def parse_columns(headers: Headers, chosen: Ints) -> Options:
     return found
 
 
+def fast_open(headers: Headers) -> Bools:
+    """Which packets are SYNs with a Fast Open option."""
+    found = np.zeros(len(headers), np.bool_)
+    syns = np.flatnonzero(headers.flags & SYN)
+    if len(syns):
+        body, size = headers.options(syns)
+        # few lists have a byte that could be the option's kind, but for the numbers in the commonest list
+        possible = np.flatnonzero(~_is_linux_syn(body.view("<u4"), size))
+        body = body[possible]
+        possible = possible[((body == FAST_OPEN) | (body == EXPERIMENT)).any(axis=1)]
+        found[syns[possible[[*parse_columns(headers, syns[possible]).fastopen]]]] = True
+    return found
+
+
+def _is_linux_syn(words: Words, size: Ints) -> Bools:
+    """Which option lists are MSS, SACK permitted, timestamps, window scale."""
+    fits = (size == 20) & (words[:, 0] & 0xFFFF == _MSS) & (words[:, 1] == _SACK_PERMITTED_TIMESTAMPS)
+    fits &= words[:, 4] & 0xFFFFFF == _NOP_WINDOW_SCALE
+    return fits
+
+
 def _take_common(found: Options, place: Ints, body: Octets, size: Ints, syn: Bools) -> Ints:
     """Takes the two lists that Linux sends most; gives back which packets have another."""
     words = body.view("<u4")
@@ -83,8 +114,7 @@ def _take_common(found: Options, place: Ints, body: Octets, size: Ints, syn: Boo
         where = place[chosen]
         found.tsval[where] = words[chosen, 1].byteswap()
         found.tsecr[where] = words[chosen, 2].byteswap()
-    opening = syn & (size == 20) & (words[:, 0] & 0xFFFF == _MSS) & (words[:, 1] == _SACK_PERMITTED_TIMESTAMPS)
-    opening &= words[:, 4] & 0xFFFFFF == _NOP_WINDOW_SCALE
+    opening = syn & _is_linux_syn(words, size)
     chosen = np.flatnonzero(opening)
     if len(chosen):
         where = place[chosen]
@@ -198,12 +228,18 @@ def _option_columns(found: Options, count: int) -> tuple[Iterable[object], ...]:
             cookies[where] = cookie
         fastopen = cookies
     return (
-        found.mss.tolist(), found.wscale.tolist(), found.sack_ok.tolist(), found.tsval.tolist(),
-        found.tsecr.tolist(), fastopen,
+        found.mss.tolist(),
+        found.wscale.tolist(),
+        found.sack_ok.tolist(),
+        found.tsval.tolist(),
+        found.tsecr.tolist(),
+        fastopen,
     )
 
 
-def _endpoints(headers: Headers, chosen: Ints, rows: npt.NDArray[np.uint32]) -> tuple[list[bytes], list[bytes]]:
+def _endpoints(
+    headers: Headers, chosen: Ints, rows: npt.NDArray[np.uint32]
+) -> tuple[list[bytes], list[bytes]]:
     """Endpoint bytes of sources and destinations."""
     halves = rows.view(np.uint16)
     ends = np.empty((len(rows), 6), np.uint16)
@@ -222,6 +258,8 @@ def _endpoints(headers: Headers, chosen: Ints, rows: npt.NDArray[np.uint32]) -> 
         wide[:, :16], wide[:, 16:18] = addresses[:, :16], ports[:, :2]
         wide[:, 18:34], wide[:, 34:] = addresses[:, 16:], ports[:, 2:]
         pairs = wide.view("V18")
-        for place, one, other in zip(places.tolist(), pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True):
+        for place, one, other in zip(
+            places.tolist(), pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True
+        ):
             source[place], target[place] = one, other
     return source, target

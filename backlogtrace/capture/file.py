@@ -60,13 +60,15 @@ def open_file(name: str) -> tuple[Source, Framer]:
         if not head:
             raise CaptureError("holds nothing once decompressed: the capture was not written, or not yet")
         framer: type[Framer] | None = next(
-            (kind for kind in (PcapFramer, PcapngFramer) if kind.recognises(head)), None)
+            (kind for kind in (PcapFramer, PcapngFramer) if kind.recognises(head)), None
+        )
         if framer is None:
             raise CaptureError(_not_a_capture(head, compressed=_compressed(source)))
         length = FILE_HEADER if framer is PcapFramer else MIN_BLOCK
         if len(head) < length:
             raise CaptureError(
-                f"ends inside the {framer.format} file header ({len(head)} bytes): the capture was cut, take it again")
+                f"ends inside the {framer.format} file header ({len(head)} bytes): the capture was cut, take it again"
+            )
         return source, framer(head)
     except OSError as error:
         source.close()
@@ -114,7 +116,7 @@ def _is_erf(head: bytes) -> bool:
     if len(head) < _ERF_HEADER:
         return False
     record = int.from_bytes(head[10:12], "big")
-    return head[8] & 0x7F in _ERF_TYPES and _ERF_HEADER < record and int.from_bytes(head[14:16], "big") > 0
+    return head[8] & 0x7F in _ERF_TYPES and record > _ERF_HEADER and int.from_bytes(head[14:16], "big") > 0
 
 
 class Sized(Protocol):
@@ -155,21 +157,25 @@ class CaptureFile:
                 self._problem(f"cannot be read further ({error.strerror})")
                 break
             found, stop = scan(window.data, window.start, window.end)
-            advanced = stop > window.start
             self._position = window.base + stop
+            left = window.end - stop
+            ends = window.last and (stop == window.start or not left)
             if len(found):
                 self._packets += len(found)
                 yield window, found
+            # a window is large: it must be gone before the next one is there
+            del window, found
             if self._progress is not None:
                 self._progress(source.done(self._position), source.total)
             if framer.damage:
                 self._problem(f"{framer.damage}: the file is damaged here, the packets before it were read")
                 break
-            if window.last and (not advanced or stop == window.end):
-                if stop < window.end:
+            if ends:
+                if left:
                     self._problem(
-                        f"the capture ends inside a record ({window.end - stop} of {framer.need} bytes): "
-                        "it was cut or is still being written, the packets before it were read")
+                        f"the capture ends inside a record ({left} of {framer.need} bytes): "
+                        "it was cut or is still being written, the packets before it were read"
+                    )
                 break
         if source.note:
             self._problem(f"{source.note}: the packets before that were read")
@@ -184,7 +190,8 @@ class CaptureFile:
 
     def _problem(self, what: str) -> None:
         self._info.problems.append(
-            f"{self.source.name}: byte {self._position}, frame {self._packets + 1}: {what}")
+            f"{self.source.name}: byte {self._position}, frame {self._packets + 1}: {what}"
+        )
 
     @property
     def streamed(self) -> bool:

@@ -66,8 +66,16 @@ class Headers:
     __slots__ = ("_data", "_end", "_origin", "_tcp_at", "flags", "length", "number", "rows", "six", "six_at")
 
     def __init__(
-        self, number: Ints, rows: Words, length: Ints, six_at: Ints, six: Octets,
-        tcp_at: Ints, end: Ints, data: list[Data], origin: Ints | None,
+        self,
+        number: Ints,
+        rows: Words,
+        length: Ints,
+        six_at: Ints,
+        six: Octets,
+        tcp_at: Ints,
+        end: Ints,
+        data: list[Data],
+        origin: Ints | None,
     ) -> None:
         self.number = number
         """Index among all packets, TCP or not."""
@@ -134,9 +142,15 @@ class Headers:
         """The packets `first` to `last`, not included."""
         inside = (self.six_at >= first) & (self.six_at < last)
         return Headers(
-            self.number[first:last], self.rows[first:last], self.length[first:last],
-            self.six_at[inside] - first, self.six[inside], self._tcp_at[first:last], self._end[first:last],
-            self._data, None if self._origin is None else self._origin[first:last],
+            self.number[first:last],
+            self.rows[first:last],
+            self.length[first:last],
+            self.six_at[inside] - first,
+            self.six[inside],
+            self._tcp_at[first:last],
+            self._end[first:last],
+            self._data,
+            None if self._origin is None else self._origin[first:last],
         )
 
 
@@ -230,8 +244,15 @@ class _Decoding:
         stays = self.good[six_at]
         place = np.cumsum(self.good) - 1
         return Headers(
-            number, self.rows[number], length[number], place[six_at[stays]], six[stays],
-            self.tcp_at[number], self.end[number], [self.data], None,
+            number,
+            self.rows[number],
+            length[number],
+            place[six_at[stays]],
+            six[stays],
+            self.tcp_at[number],
+            self.end[number],
+            [self.data],
+            None,
         )
 
     def _plain_ipv4(self) -> tuple[Bools, Ints]:
@@ -351,7 +372,10 @@ class _Decoding:
         six_addresses = []
         for number in odd.tolist():
             found = locate(
-                self.data, int(records.at[number]), int(records.caplen[number]), int(records.wirelen[number]),
+                self.data,
+                int(records.at[number]),
+                int(records.caplen[number]),
+                int(records.wirelen[number]),
                 self.linktype,
             )
             if isinstance(found, str):

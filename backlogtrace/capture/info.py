@@ -99,8 +99,17 @@ class CaptureInfo:
 
     def absorb(self, other: CaptureInfo) -> None:
         """Adds what another reading found, except for its names and its deliveries."""
-        for name in ("packets", "bytes", "tcp_packets", "backward_steps", "snaplen_cut", "options_cut",
-                     "length_zero", "untimed", "dropped"):
+        for name in (
+            "packets",
+            "bytes",
+            "tcp_packets",
+            "backward_steps",
+            "snaplen_cut",
+            "options_cut",
+            "length_zero",
+            "untimed",
+            "dropped",
+        ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for reason, count in other.skipped.items():
             self.skip(reason, count)
@@ -118,8 +127,11 @@ class CaptureInfo:
         """Writes the notes that can only be written at the end, and puts the reasons in order."""
         self.skipped = dict(sorted(self.skipped.items()))
         for count, text in (
-            (self.length_zero, "packets have an IP length of 0 (segmentation offload): "
-                               "their payload length comes from the packet record"),
+            (
+                self.length_zero,
+                "packets have an IP length of 0 (segmentation offload): "
+                "their payload length comes from the packet record",
+            ),
             (self.options_cut, "packets lost TCP options to the snap length: those options count as absent"),
             (self.untimed, "packets have no time of their own: they got the time of the packet before them"),
             (self.dropped, "packets were lost by the capturing host"),

@@ -58,8 +58,14 @@ def decode(data: Data, at: int, caplen: int, wirelen: int, linktype: int, info: 
         info.options_cut += 1
     info.length_zero += length_zero
     return (
-        source + data[tcp : tcp + 2], target + data[tcp + 2 : tcp + 4], flags, seq, ack, window,
-        room - header, data[tcp + 20 : min(tcp + header, end)],
+        source + data[tcp : tcp + 2],
+        target + data[tcp + 2 : tcp + 4],
+        flags,
+        seq,
+        ack,
+        window,
+        room - header,
+        data[tcp + 20 : min(tcp + header, end)],
     )
 
 

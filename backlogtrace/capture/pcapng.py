@@ -63,7 +63,9 @@ class PcapngFramer:
         """`header`: the first 12 bytes. Raises CaptureError when they cannot start a section."""
         self.order = _byte_order(header[8:12])
         if not self.order:
-            raise CaptureError("starts like pcapng, but its section header has no byte-order magic: it is damaged")
+            raise CaptureError(
+                "starts like pcapng, but its section header has no byte-order magic: it is damaged"
+            )
         self.start = 0
         self.damage = ""
         self.need = MIN_BLOCK
@@ -188,8 +190,11 @@ class PcapngFramer:
 
     def _simple_packet(self, data: Data, start: int, size: int) -> Record | None:
         if size < 16 or not self.interfaces:
-            self.damage = "the simple packet block has no length" if size < 16 else (
-                "a simple packet comes before the description of its interface")
+            self.damage = (
+                "the simple packet block has no length"
+                if size < 16
+                else ("a simple packet comes before the description of its interface")
+            )
             return None
         interface = self.interfaces[0]
         wirelen = self._length(data, start + 8)[0]

@@ -64,7 +64,10 @@ def segment_chunks(
         if packets:
             yield [
                 Segment(
-                    frame, time_ns, *bare[:7], *(parse_options(bare[7], bare[2] & SYN != 0) if bare[7] else NO_OPTIONS)
+                    frame,
+                    time_ns,
+                    *bare[:7],
+                    *(parse_options(bare[7], bare[2] & SYN != 0) if bare[7] else NO_OPTIONS),
                 )
                 for frame, time_ns, bare in packets
             ]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 READERS = ("auto", "native", "scapy", "pyshark")
-SMALL = 4 << 20
+SMALL = 2 << 20
 """Captures up to so many bytes are read packet by packet: loading numpy would cost more."""
 STREAM_WINDOW = 8 << 20
 """Bytes of a pipe or of compressed data decoded together."""
@@ -48,7 +48,12 @@ class Capture:
     """An open capture. Iterate `chunks()` once; `info` is complete afterwards."""
 
     def __init__(
-        self, paths: Sequence[str], reader: str, keep_all: bool, ports: Collection[int], progress: Progress | None
+        self,
+        paths: Sequence[str],
+        reader: str,
+        keep_all: bool,
+        ports: Collection[int],
+        progress: Progress | None,
     ) -> None:
         """Use open_capture()."""
         self.info = CaptureInfo(names=list(paths))
@@ -99,7 +104,9 @@ class Capture:
     def _merged_chunks(self, firsts: list[First]) -> Generator[list[Segment], None, None]:
         first_times = [first.time_ns for first in firsts]
         if sum(SMALL if first.size is None else first.size for first in firsts) <= SMALL:
-            yield from segment_chunks(self._merged_batches(first_times), self.info, self._keep_all, self._ports)
+            yield from segment_chunks(
+                self._merged_batches(first_times), self.info, self._keep_all, self._ports
+            )
             return
         from backlogtrace.capture import columns
         from backlogtrace.capture.merge_columns import merged_windows
@@ -145,9 +152,14 @@ class Capture:
             yield from self._lists(readings[0])
             return
         first = [next(reading, None) for reading in readings]
-        heads = {number: chain((segment,), readings[number]) for number, segment in enumerate(first) if segment}
+        heads = {
+            number: chain((segment,), readings[number]) for number, segment in enumerate(first) if segment
+        }
         merged = in_time_order(
-            [segment.time_ns if segment else None for segment in first], heads.__getitem__, lambda item: item.time_ns)
+            [segment.time_ns if segment else None for segment in first],
+            heads.__getitem__,
+            lambda item: item.time_ns,
+        )
         yield from self._lists(_renumbered(merged, len(readings)))
         for info in infos:
             self.info.absorb(info)
@@ -210,5 +222,7 @@ def open_capture(
     if len(paths) > 1:
         for name in paths:
             if name == STDIN or _is_pipe(name):
-                raise UsageError(f"{name}: a pipe cannot be merged with other captures: write it to a file first")
+                raise UsageError(
+                    f"{name}: a pipe cannot be merged with other captures: write it to a file first"
+                )
     return Capture(paths, reader, keep_all, ports, progress)

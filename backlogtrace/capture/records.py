@@ -97,11 +97,14 @@ def _joined(pieces: list[Records]) -> Records:
     if not pieces:
         return _from_list([])
     linktypes = [
-        np.full(len(piece), piece.linktype) if isinstance(piece.linktype, int) else piece.linktype for piece in pieces
+        np.full(len(piece), piece.linktype) if isinstance(piece.linktype, int) else piece.linktype
+        for piece in pieces
     ]
     return Records(
-        np.concatenate([piece.at for piece in pieces]), np.concatenate([piece.caplen for piece in pieces]),
-        np.concatenate([piece.wirelen for piece in pieces]), np.concatenate([piece.time_ns for piece in pieces]),
+        np.concatenate([piece.at for piece in pieces]),
+        np.concatenate([piece.caplen for piece in pieces]),
+        np.concatenate([piece.wirelen for piece in pieces]),
+        np.concatenate([piece.time_ns for piece in pieces]),
         np.concatenate(linktypes),
     )
 
@@ -175,7 +178,12 @@ class _PcapngScan:
         return _from_list(records), stop
 
     def _usable(
-        self, word: npt.NDArray[np.uint32], offsets: Ints, kinds: npt.NDArray[np.uint32], sizes: Ints, end: int
+        self,
+        word: npt.NDArray[np.uint32],
+        offsets: Ints,
+        kinds: npt.NDArray[np.uint32],
+        sizes: Ints,
+        end: int,
     ) -> int:
         """Number of blocks before the first that is damaged, incomplete or of the other byte order."""
         bad = (sizes < MIN_BLOCK) | (sizes & 3 != 0) | (sizes > MAX_BLOCK) | (offsets + sizes > end)
@@ -209,7 +217,9 @@ class _PcapngScan:
         rows = _rows(data, offsets, PACKET_HEADER, framer.order)
         caplen = rows[:, 5].astype(np.int64)
         interface = rows[:, 2]
-        bad = (caplen > sizes - PACKET_OVERHEAD) | (caplen > MAX_PACKET) | (interface >= len(framer.interfaces))
+        bad = (
+            (caplen > sizes - PACKET_OVERHEAD) | (caplen > MAX_PACKET) | (interface >= len(framer.interfaces))
+        )
         if bad.any():
             return self._stop_before(int(bad.argmax()), data, offsets, sizes)
         for number in np.flatnonzero(sizes > PACKET_OVERHEAD + (caplen + 3 & ~3)).tolist():

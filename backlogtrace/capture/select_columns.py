@@ -190,7 +190,9 @@ class ColumnSelector:
             place = slots[where][::-1]
             self._established[place] = flow[where][::-1]
             self._proof_at[place] = where[::-1]
-            late = (self._established[slots[chosen]] == flow[chosen]) & (chosen > self._proof_at[slots[chosen]])
+            late = (self._established[slots[chosen]] == flow[chosen]) & (
+                chosen > self._proof_at[slots[chosen]]
+            )
             late &= keep & ~fin
             self._info.established += int(late.sum())
             keep &= ~late

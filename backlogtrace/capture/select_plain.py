@@ -45,7 +45,11 @@ class _Flow:
 
     def proves(self, flags: int, ack: int, length: int) -> bool:
         """Whether an ACK from the server shows that the connection is established."""
-        if self.expected is not None and not self.ambiguous and 0 < (ack - self.expected & 0xFFFFFFFF) < _HALF:
+        if (
+            self.expected is not None
+            and not self.ambiguous
+            and 0 < (ack - self.expected & 0xFFFFFFFF) < _HALF
+        ):
             return True
         return not self.fastopen and (length > 0 or flags & FIN != 0)
 

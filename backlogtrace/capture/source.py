@@ -257,7 +257,9 @@ class Lz4:
 
 
 _DECODERS: tuple[tuple[bytes, type[Gzip | Zstandard | Lz4]], ...] = (
-    (GZIP_MAGIC, Gzip), (ZSTD_MAGIC, Zstandard), (LZ4_MAGIC, Lz4),
+    (GZIP_MAGIC, Gzip),
+    (ZSTD_MAGIC, Zstandard),
+    (LZ4_MAGIC, Lz4),
 )
 
 

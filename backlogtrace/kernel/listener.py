@@ -247,6 +247,9 @@ class ListenSocket:
 
     def rearm(self, request: Request, now_ns: int) -> None:
         """A duplicate SYN was answered: the timer starts its current interval anew."""
+        if request.expiring:
+            request.expiring = False
+            self.expiring -= 1
         self.stack.timers.arm(request, now_ns, self.interval(request.num_timeout))
 
     def interval(self, num_timeout: int) -> int:
@@ -292,8 +295,8 @@ class ListenSocket:
         if request.num_timeout == 0 and request.child is None:
             self.young -= 1
         request.num_timeout += 1
-        latest = 0 if send else request.deadline  # a packet seen pins the timer
-        self.stack.timers.arm(request, now_ns, self.interval(request.num_timeout), latest)
+        earliest, latest = (now_ns, 0) if send else (min(now_ns, request.due), request.deadline)
+        self.stack.timers.arm(request, earliest, self.interval(request.num_timeout), latest)
 
     def adopt(self, key: bytes, synack: Segment) -> Request:
         """A request the model did not make, but whose SYN-ACK the wire shows."""

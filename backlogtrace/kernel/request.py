@@ -67,8 +67,8 @@ class Request:
         self.expiring = False
         self.child: Child | None = None
         """Fast Open: the child that exists already."""
+        self.timer = 0
         # set when the timer is armed
-        self.timer: int
         self.due: int
         self.deadline: int
 

@@ -43,6 +43,8 @@ class RequestTimers:
         request.due = due
         request.deadline = deadline
         key = due * _LEVELS + _LEVELS - 1 - level
+        if request.timer == key:
+            return  # armed for that very tick already
         request.timer = key
         bucket = self._buckets.get(key)
         if bucket is None:

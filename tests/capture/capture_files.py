@@ -31,8 +31,15 @@ class Packet(NamedTuple):
 
 
 def tcp(
-    sport: int = 40000, dport: int = 80, flags: int = SYN, seq: int = 1000, ack: int = 0, window: int = 65535,
-    options: bytes = b"", payload: bytes = b"", header: int | None = None,
+    sport: int = 40000,
+    dport: int = 80,
+    flags: int = SYN,
+    seq: int = 1000,
+    ack: int = 0,
+    window: int = 65535,
+    options: bytes = b"",
+    payload: bytes = b"",
+    header: int | None = None,
 ) -> bytes:
     """A TCP segment; `header` overrides the header length field (in words)."""
     options += bytes(-len(options) % 4)
@@ -42,8 +49,13 @@ def tcp(
 
 
 def ipv4(
-    payload: bytes, src: str = "10.0.0.1", dst: str = "10.0.0.2", protocol: int = 6, options: bytes = b"",
-    total: int | None = None, fragment: int = 0,
+    payload: bytes,
+    src: str = "10.0.0.1",
+    dst: str = "10.0.0.2",
+    protocol: int = 6,
+    options: bytes = b"",
+    total: int | None = None,
+    fragment: int = 0,
 ) -> bytes:
     """An IPv4 datagram; `total` overrides its length field."""
     header = 20 + len(options)
@@ -58,7 +70,10 @@ def dotted(address: str) -> bytes:
 
 
 def ipv6(
-    payload: bytes, src: bytes = bytes(15) + b"\1", dst: bytes = bytes(15) + b"\2", following: int = 6,
+    payload: bytes,
+    src: bytes = bytes(15) + b"\1",
+    dst: bytes = bytes(15) + b"\2",
+    following: int = 6,
     length: int | None = None,
 ) -> bytes:
     """An IPv6 packet; extension headers are part of `payload`."""
@@ -73,7 +88,11 @@ def ethernet(payload: bytes, ethertype: int = 0x0800, tags: tuple[int, ...] = ()
 
 
 def pcap(
-    packets: list[Packet], linktype: int = ETHERNET, order: str = "<", nano: bool = True, snaplen: int = 262144,
+    packets: list[Packet],
+    linktype: int = ETHERNET,
+    order: str = "<",
+    nano: bool = True,
+    snaplen: int = 262144,
     modified: bool = False,
 ) -> bytes:
     """A pcap file."""
@@ -106,7 +125,9 @@ def section(order: str = "<") -> bytes:
     return block(0x0A0D0D0A, struct.pack(order + "IHHq", 0x1A2B3C4D, 1, 0, -1), order)
 
 
-def interface(linktype: int = ETHERNET, order: str = "<", options: bytes | None = None, snaplen: int = 0) -> bytes:
+def interface(
+    linktype: int = ETHERNET, order: str = "<", options: bytes | None = None, snaplen: int = 0
+) -> bytes:
     """An Interface Description Block; counts nanoseconds unless `options` say otherwise."""
     if options is None:
         options = option(9, b"\x09", order)
@@ -117,10 +138,13 @@ def enhanced(packet: Packet, order: str = "<", options: bytes = b"", ticks: int 
     """An Enhanced Packet Block."""
     time = packet.time_ns if ticks is None else ticks
     head = struct.pack(
-        order + "IIIII", packet.interface, time >> 32, time & 0xFFFFFFFF, len(packet.data), packet.wirelen)
+        order + "IIIII", packet.interface, time >> 32, time & 0xFFFFFFFF, len(packet.data), packet.wirelen
+    )
     return block(6, head + packet.data + bytes(-len(packet.data) % 4) + options, order)
 
 
 def pcapng(packets: list[Packet], linktype: int = ETHERNET, order: str = "<") -> bytes:
     """A pcapng file of one section with one interface."""
-    return section(order) + interface(linktype, order) + b"".join(enhanced(packet, order) for packet in packets)
+    return (
+        section(order) + interface(linktype, order) + b"".join(enhanced(packet, order) for packet in packets)
+    )

@@ -6,11 +6,13 @@ import struct
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from backlogtrace.capture import columns, plain
 from backlogtrace.capture.file import CaptureFile
 from backlogtrace.capture.info import CaptureInfo
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from tests.capture import capture_files as build
 from tests.capture.capture_files import (
     ACK,
     ETHERNET,
@@ -37,7 +39,6 @@ from tests.capture.capture_files import (
     section,
     tcp,
 )
-from tests.capture import capture_files as build
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,15 +46,36 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 OPTIONS = [
-    b"", SYN_OPTIONS, TIMESTAMP, b"\1\1\1\1", b"\0\2\4\5", b"\2\4\0\0\2\4\1\0", b"\3\3\x0f", b"\3\3\7\3\3\2",
-    b"\x22\2", b"\x22\x0a12345678", b"\x22\x05123", b"\x22\4ab", b"\xfe\4\xf9\x89", b"\xfe\x0c\xf9\x8912345678",
-    b"\xfe\4\xf9\x88", b"\2\4", b"\2\1\5\5", b"\4\2\1\1\4\2", b"\5\x0a" + bytes(8), b"\2\4\5\xb4" + b"\1" * 36,
-    b"\x08\x0a\xff\xff\xff\xff\0\0\0\1\x01\x02", b"\x22\x12" + bytes(range(16)), b"\x22\x14" + bytes(range(18)),
+    b"",
+    SYN_OPTIONS,
+    TIMESTAMP,
+    b"\1\1\1\1",
+    b"\0\2\4\5",
+    b"\2\4\0\0\2\4\1\0",
+    b"\3\3\x0f",
+    b"\3\3\7\3\3\2",
+    b"\x22\2",
+    b"\x22\x0a12345678",
+    b"\x22\x05123",
+    b"\x22\4ab",
+    b"\xfe\4\xf9\x89",
+    b"\xfe\x0c\xf9\x8912345678",
+    b"\xfe\4\xf9\x88",
+    b"\2\4",
+    b"\2\1\5\5",
+    b"\4\2\1\1\4\2",
+    b"\5\x0a" + bytes(8),
+    b"\2\4\5\xb4" + b"\1" * 36,
+    b"\x08\x0a\xff\xff\xff\xff\0\0\0\1\x01\x02",
+    b"\x22\x12" + bytes(range(16)),
+    b"\x22\x14" + bytes(range(18)),
 ]
 FLAGS = [SYN, SYN | ACK, ACK, ACK | PSH, FIN | ACK, RST, RST | ACK, 0, 0xFF]
 
 
-def read_plain(path: Path, *, keep_all: bool = True, window: int = plain.WINDOW) -> tuple[list[Segment], CaptureInfo]:
+def read_plain(
+    path: Path, *, keep_all: bool = True, window: int = plain.WINDOW
+) -> tuple[list[Segment], CaptureInfo]:
     info = CaptureInfo()
     batches = plain.timed_packets(CaptureFile(str(path), info), info, window)
     found = [segment for chunk in plain.segment_chunks(batches, info, keep_all, ()) for segment in chunk]
@@ -82,8 +104,11 @@ def assert_equal(path: Path, window: int = 1 << 20) -> tuple[list[Segment], Capt
 
 def segments_of_all_kinds() -> list[bytes]:
     """TCP segments with every option list and flag combination, and some that are none."""
-    kinds = [tcp(flags=flags, options=options, payload=b"xy"[: number % 3])
-             for number, options in enumerate(OPTIONS) for flags in FLAGS]
+    kinds = [
+        tcp(flags=flags, options=options, payload=b"xy"[: number % 3])
+        for number, options in enumerate(OPTIONS)
+        for flags in FLAGS
+    ]
     return [*kinds, tcp(header=4), tcp(header=15), tcp(options=SYN_OPTIONS)[:30], tcp()[:19], tcp()[:3], b""]
 
 
@@ -91,27 +116,54 @@ def datagrams_of_all_kinds() -> list[tuple[int, bytes]]:
     """(ethertype, IP packet) of every shape that the decoder tells apart."""
     whole = tcp(options=SYN_OPTIONS, payload=b"data")
     four = [
-        ipv4(whole), ipv4(whole, options=b"\7\4\5\6"), ipv4(whole, options=b"\1" * 40), ipv4(whole, total=0),
-        ipv4(whole, total=30), ipv4(whole, total=19), ipv4(whole, total=40), ipv4(whole, total=1500),
-        ipv4(whole, fragment=0x2000), ipv4(whole, fragment=5), ipv4(whole, fragment=0x4000),
-        ipv4(whole, protocol=17), ipv4(struct.pack("!HHHH", 5, 4789, 8, 0), protocol=17),
-        ipv4(struct.pack("!HHHH", 5, 6081, 8, 0), protocol=17, options=bytes(4)), ipv4(b"", protocol=17),
-        ipv4(whole, protocol=4), ipv4(whole, protocol=41), ipv4(whole, protocol=47), ipv4(whole, protocol=1),
-        b"\x44" + ipv4(whole)[1:], b"\x65" + ipv4(whole)[1:], ipv4(whole) + bytes(6),
+        ipv4(whole),
+        ipv4(whole, options=b"\7\4\5\6"),
+        ipv4(whole, options=b"\1" * 40),
+        ipv4(whole, total=0),
+        ipv4(whole, total=30),
+        ipv4(whole, total=19),
+        ipv4(whole, total=40),
+        ipv4(whole, total=1500),
+        ipv4(whole, fragment=0x2000),
+        ipv4(whole, fragment=5),
+        ipv4(whole, fragment=0x4000),
+        ipv4(whole, protocol=17),
+        ipv4(struct.pack("!HHHH", 5, 4789, 8, 0), protocol=17),
+        ipv4(struct.pack("!HHHH", 5, 6081, 8, 0), protocol=17, options=bytes(4)),
+        ipv4(b"", protocol=17),
+        ipv4(whole, protocol=4),
+        ipv4(whole, protocol=41),
+        ipv4(whole, protocol=47),
+        ipv4(whole, protocol=1),
+        b"\x44" + ipv4(whole)[1:],
+        b"\x65" + ipv4(whole)[1:],
+        ipv4(whole) + bytes(6),
         *(ipv4(segment) for segment in segments_of_all_kinds()),
     ]
     hop = b"\6\0" + bytes(6)
     long_hop = b"\6\2" + bytes(22)
     auth = b"\6\4" + bytes(22)
     six = [
-        ipv6(whole), ipv6(whole, length=0), ipv6(whole, length=10), ipv6(whole, length=3000), ipv6(whole, following=17),
-        ipv6(hop + whole, following=0), ipv6(long_hop + whole, following=60), ipv6(hop + whole, following=43),
-        ipv6(auth + whole, following=51), ipv6(b"\6\0\0\1" + bytes(4) + whole, following=44),
-        ipv6(b"\6\0\0\0" + bytes(4) + whole, following=44), ipv6(b"\6\0\0\x08" + bytes(4) + whole, following=44),
-        ipv6(b"\x11\0\0\x08" + bytes(4) + whole, following=44), ipv6(b"\x3c\0" + bytes(6) + hop + whole, following=0),
-        ipv6(hop, following=0), ipv6(b"\6\xff" + bytes(6), following=0), ipv6(whole, following=4),
+        ipv6(whole),
+        ipv6(whole, length=0),
+        ipv6(whole, length=10),
+        ipv6(whole, length=3000),
+        ipv6(whole, following=17),
+        ipv6(hop + whole, following=0),
+        ipv6(long_hop + whole, following=60),
+        ipv6(hop + whole, following=43),
+        ipv6(auth + whole, following=51),
+        ipv6(b"\6\0\0\1" + bytes(4) + whole, following=44),
+        ipv6(b"\6\0\0\0" + bytes(4) + whole, following=44),
+        ipv6(b"\6\0\0\x08" + bytes(4) + whole, following=44),
+        ipv6(b"\x11\0\0\x08" + bytes(4) + whole, following=44),
+        ipv6(b"\x3c\0" + bytes(6) + hop + whole, following=0),
+        ipv6(hop, following=0),
+        ipv6(b"\6\xff" + bytes(6), following=0),
+        ipv6(whole, following=4),
         ipv6(b"\x11\0" + bytes(6) + struct.pack("!HHHH", 5, 4789, 8, 0), following=0),
-        b"\x45" + ipv6(whole)[1:], *(ipv6(segment) for segment in segments_of_all_kinds()),
+        b"\x45" + ipv6(whole)[1:],
+        *(ipv6(segment) for segment in segments_of_all_kinds()),
     ]
     return [*((0x0800, packet) for packet in four), *((0x86DD, packet) for packet in six)]
 
@@ -135,7 +187,9 @@ def timed(frames: list[bytes]) -> list[Packet]:
     return [Packet(frame, build.SECOND * 1_700_000_000 + number * 7) for number, frame in enumerate(frames)]
 
 
-@pytest.mark.parametrize("linktype", [ETHERNET, RAW, SLL, SLL2, NULL, LOOP, PPP, PPP_HDLC, 228, 229, 12, 14, 147])
+@pytest.mark.parametrize(
+    "linktype", [ETHERNET, RAW, SLL, SLL2, NULL, LOOP, PPP, PPP_HDLC, 228, 229, 12, 14, 147]
+)
 def test_every_shape_of_packet_decodes_alike(tmp_path: Path, linktype: int) -> None:
     known = linktype if linktype in (ETHERNET, SLL, SLL2, NULL, LOOP, PPP, PPP_HDLC) else RAW
     path = tmp_path / "shapes.pcap"
@@ -151,11 +205,17 @@ def test_every_shape_of_packet_decodes_alike(tmp_path: Path, linktype: int) -> N
 @pytest.mark.parametrize("linktype", [ETHERNET, RAW, SLL, SLL2, NULL, PPP])
 def test_every_cut_of_a_packet_decodes_alike(tmp_path: Path, linktype: int) -> None:
     whole = tcp(options=SYN_OPTIONS, payload=b"0123456789")
-    shapes = [(0x0800, ipv4(whole)), (0x0800, ipv4(whole, options=bytes(8))), (0x86DD, ipv6(whole)),
-              (0x86DD, ipv6(b"\6\0" + bytes(6) + whole, following=0))]
+    shapes = [
+        (0x0800, ipv4(whole)),
+        (0x0800, ipv4(whole, options=bytes(8))),
+        (0x86DD, ipv6(whole)),
+        (0x86DD, ipv6(b"\6\0" + bytes(6) + whole, following=0)),
+    ]
     frames = [framed(linktype, *shape) for shape in shapes]
     path = tmp_path / "cut.pcap"
-    cuts = [Packet(frame[:size], build.SECOND, len(frame)) for frame in frames for size in range(len(frame) + 1)]
+    cuts = [
+        Packet(frame[:size], build.SECOND, len(frame)) for frame in frames for size in range(len(frame) + 1)
+    ]
     path.write_bytes(pcap(cuts, linktype))
     segments, info = assert_equal(path)
     assert {segment.length for segment in segments} == {10}
@@ -170,8 +230,12 @@ def test_vlan_tags_and_other_ethertypes_decode_alike(tmp_path: Path) -> None:
     frames += [ethernet(ipv6(tcp()), 0x86DD, tags=stack) for stack in stacks]
     frames += [ethernet(packet, tags=(0x8100,))[:size] for size in range(60)]
     session = b"\x11\0\0\1\0\x40"
-    frames += [ethernet(session + b"\0\x21" + packet, 0x8864), ethernet(session + b"\0\x57" + ipv6(tcp()), 0x8864),
-               ethernet(session + b"\xc0\x21", 0x8864), ethernet(session, 0x8864, tags=(0x8100,))]
+    frames += [
+        ethernet(session + b"\0\x21" + packet, 0x8864),
+        ethernet(session + b"\0\x57" + ipv6(tcp()), 0x8864),
+        ethernet(session + b"\xc0\x21", 0x8864),
+        ethernet(session, 0x8864, tags=(0x8100,)),
+    ]
     frames += [ethernet(b"", ethertype) for ethertype in (0x0806, 0x8847, 0x88CC, 100, 0x6558)]
     path = tmp_path / "tags.pcap"
     path.write_bytes(pcap(timed(frames)))
@@ -202,25 +266,44 @@ def test_several_interfaces_with_their_own_links_and_clocks(tmp_path: Path) -> N
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
     """Frames near enough to TCP to get far, and noise."""
-    segment = draw(st.one_of(
-        st.builds(
-            tcp, flags=st.integers(0, 255), options=st.sampled_from(OPTIONS), payload=st.binary(max_size=9),
-            header=st.one_of(st.none(), st.integers(0, 15)), ack=st.integers(0, 2**32 - 1),
-        ),
-        st.binary(max_size=40),
-    ))
-    ethertype, packet = draw(st.one_of(
-        st.tuples(st.just(0x0800), st.builds(
-            ipv4, st.just(segment), options=st.sampled_from([b"", bytes(4), bytes(40)]),
-            total=st.one_of(st.none(), st.integers(0, 100)), fragment=st.sampled_from([0, 0x4000, 0x2000, 7]),
-            protocol=st.sampled_from([6, 6, 6, 17, 4]),
-        )),
-        st.tuples(st.just(0x86DD), st.builds(
-            ipv6, st.just(segment), following=st.sampled_from([6, 6, 0, 44, 51, 17]),
-            length=st.one_of(st.none(), st.integers(0, 100)),
-        )),
-        st.tuples(st.integers(0, 65535), st.binary(max_size=60)),
-    ))
+    segment = draw(
+        st.one_of(
+            st.builds(
+                tcp,
+                flags=st.integers(0, 255),
+                options=st.sampled_from(OPTIONS),
+                payload=st.binary(max_size=9),
+                header=st.one_of(st.none(), st.integers(0, 15)),
+                ack=st.integers(0, 2**32 - 1),
+            ),
+            st.binary(max_size=40),
+        )
+    )
+    ethertype, packet = draw(
+        st.one_of(
+            st.tuples(
+                st.just(0x0800),
+                st.builds(
+                    ipv4,
+                    st.just(segment),
+                    options=st.sampled_from([b"", bytes(4), bytes(40)]),
+                    total=st.one_of(st.none(), st.integers(0, 100)),
+                    fragment=st.sampled_from([0, 0x4000, 0x2000, 7]),
+                    protocol=st.sampled_from([6, 6, 6, 17, 4]),
+                ),
+            ),
+            st.tuples(
+                st.just(0x86DD),
+                st.builds(
+                    ipv6,
+                    st.just(segment),
+                    following=st.sampled_from([6, 6, 0, 44, 51, 17]),
+                    length=st.one_of(st.none(), st.integers(0, 100)),
+                ),
+            ),
+            st.tuples(st.integers(0, 65535), st.binary(max_size=60)),
+        )
+    )
     frame = ethernet(packet, ethertype, tuple(draw(st.lists(st.sampled_from([0x8100, 0x88A8]), max_size=2))))
     return frame[: draw(st.integers(0, 150))]
 
@@ -231,5 +314,7 @@ def test_any_packets_decode_alike(
     tmp_path: Path, some: list[bytes], order: str, nano: bool, modern: bool
 ) -> None:
     path = tmp_path / "any.pcap"
-    path.write_bytes(pcapng(timed(some), order=order) if modern else pcap(timed(some), order=order, nano=nano))
+    path.write_bytes(
+        pcapng(timed(some), order=order) if modern else pcap(timed(some), order=order, nano=nano)
+    )
     assert_equal(path)

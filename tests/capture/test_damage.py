@@ -6,10 +6,11 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from backlogtrace.capture import CaptureInfo, open_capture, walk
-from backlogtrace.errors import CaptureError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from backlogtrace.capture import CaptureInfo, open_capture, walk
+from backlogtrace.errors import CaptureError
 from tests.capture import capture_files as build
 from tests.capture.capture_files import ACK, SYN, SYN_OPTIONS, Packet, ethernet, ipv4, pcap, pcapng, tcp
 from tests.capture.test_columns import read_columns, read_plain
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     Reader = Callable[..., tuple[list[Segment], CaptureInfo]]
 
 PACKETS = [
-    Packet(ethernet(ipv4(tcp(flags=SYN, seq=number, options=SYN_OPTIONS))), build.SECOND * 1_700_000_000 + number)
+    Packet(
+        ethernet(ipv4(tcp(flags=SYN, seq=number, options=SYN_OPTIONS))), build.SECOND * 1_700_000_000 + number
+    )
     for number in range(4)
 ] + [Packet(ethernet(ipv4(tcp(flags=ACK, seq=9, payload=b"x" * 7))), build.SECOND * 1_700_000_001)]
 FILES = {
@@ -113,7 +116,9 @@ def test_random_bytes_are_survived_alike(tmp_path: Path, name: str, noise: bytes
         (b"\n\r\r\n\x1c\0\0\0" + bytes(20), "no byte-order magic"),
     ],
 )
-def test_pcapng_damage_is_named_with_offset_and_frame(tmp_path: Path, read: Reader, block: bytes, what: str) -> None:
+def test_pcapng_damage_is_named_with_offset_and_frame(
+    tmp_path: Path, read: Reader, block: bytes, what: str
+) -> None:
     path = tmp_path / "x.pcapng"
     good = pcapng(PACKETS)
     path.write_bytes(good + block + build.enhanced(PACKETS[0]))
@@ -142,18 +147,26 @@ def test_unknown_blocks_drops_and_simple_packets_of_pcapng(tmp_path: Path, read:
     head = build.section() + build.interface(snaplen=60)
     data = PACKETS[0].data
     blocks = [
-        build.block(0x0BAD, b"custom"), build.enhanced(PACKETS[0], options=build.option(4, (3).to_bytes(8, "little"))),
+        build.block(0x0BAD, b"custom"),
+        build.enhanced(PACKETS[0], options=build.option(4, (3).to_bytes(8, "little"))),
         build.block(3, len(data).to_bytes(4, "little") + data[:60]),
         build.block(2, b"\0\0\2\0" + bytes(8) + len(data).to_bytes(4, "little") * 2 + data),
-        build.block(10, b"secrets"), build.enhanced(PACKETS[1]),
+        build.block(10, b"secrets"),
+        build.enhanced(PACKETS[1]),
     ]
     path = tmp_path / "x.pcapng"
     path.write_bytes(head + b"".join(blocks))
     segments, info = read(path)
-    assert [segment.time_ns for segment in segments] == [PACKETS[0].time_ns, PACKETS[0].time_ns, 0, PACKETS[1].time_ns]
+    assert [segment.time_ns for segment in segments] == [
+        PACKETS[0].time_ns,
+        PACKETS[0].time_ns,
+        0,
+        PACKETS[1].time_ns,
+    ]
     assert (info.untimed, info.dropped, info.backward_steps, info.options_cut) == (1, 5, 1, 1)
     statistics = build.block(
-        5, bytes(12) + build.option(5, (7).to_bytes(8, "little")) + build.option(7, (1).to_bytes(8, "little")))
+        5, bytes(12) + build.option(5, (7).to_bytes(8, "little")) + build.option(7, (1).to_bytes(8, "little"))
+    )
     path.write_bytes(head + statistics + b"".join(blocks) + statistics)
     assert read(path)[1].dropped == 8
 
@@ -178,14 +191,23 @@ def test_times_are_carried_clamped_and_counted(tmp_path: Path, read: Reader) -> 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "is empty"), (b"\xd4\xc3", "only 2 bytes"), (b"\xd4\xc3\xb2\xa1\2\0", "ends inside the pcap file header"),
-        (b"\n\r\r\n\x1c\0", "ends inside the pcapng file header"), (b"hello world\n" * 9, "looks like text"),
+        (b"", "is empty"),
+        (b"\xd4\xc3", "only 2 bytes"),
+        (b"\xd4\xc3\xb2\xa1\2\0", "ends inside the pcap file header"),
+        (b"\n\r\r\n\x1c\0", "ends inside the pcapng file header"),
+        (b"hello world\n" * 9, "looks like text"),
         ("Grüße, größer\n".encode() * 80, "looks like text"),
-        (b"\n\r\r\n" + bytes(30), "no byte-order magic"), (b"\xd4\xc3\xb2\xa1\7\0\0\0" + bytes(30), "version 7.0"),
-        (b"\x7fELF" + bytes(60), "a program"), (b"\xfd7zXZ\0" + bytes(60), "xz -d"), (bytes(100), "unknown binary"),
-        (b"snoop\0\0\0" + bytes(60), "snoop"), (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-        (b"\1\2\3\4\5\6\7\x08\x02\x04\x00\x50\0\0\0\x40" + bytes(90), "ERF"), (b"\x1f\x8b\x08", "gzip"),
-        (b"\x1f\x8b\x08" + bytes(50), "gzip"), (b"\x28\xb5\x2f\xfd\xff" + bytes(50), "Zstandard"),
+        (b"\n\r\r\n" + bytes(30), "no byte-order magic"),
+        (b"\xd4\xc3\xb2\xa1\7\0\0\0" + bytes(30), "version 7.0"),
+        (b"\x7fELF" + bytes(60), "a program"),
+        (b"\xfd7zXZ\0" + bytes(60), "xz -d"),
+        (bytes(100), "unknown binary"),
+        (b"snoop\0\0\0" + bytes(60), "snoop"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
+        (b"\1\2\3\4\5\6\7\x08\x02\x04\x00\x50\0\0\0\x40" + bytes(90), "ERF"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"\x1f\x8b\x08" + bytes(50), "gzip"),
+        (b"\x28\xb5\x2f\xfd\xff" + bytes(50), "Zstandard"),
         (b"\x28\xb5\x2f\xfd\0\0\1\0\0", "nothing once decompressed"),
         (b"\x04\x22\x4d\x18" + bytes(50), "LZ4"),
     ],

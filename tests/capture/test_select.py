@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
 from backlogtrace.capture import columns, select_columns
 from backlogtrace.capture.file import CaptureFile
 from backlogtrace.capture.info import CaptureInfo
 from backlogtrace.segment import Segment
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 from tests.capture.capture_files import ACK, FIN, RAW, RST, SYN, Packet, ipv4, pcap, tcp
 from tests.capture.test_columns import read_columns, read_plain
 
@@ -22,8 +23,14 @@ COOKIE = b"\x22\x0a12345678"
 
 
 def packet(
-    outward: bool, flags: int, seq: int = 0, ack: int = 0, length: int = 0, options: bytes = b"",
-    client: tuple[str, int] = CLIENT, server: tuple[str, int] = SERVER,
+    outward: bool,
+    flags: int,
+    seq: int = 0,
+    ack: int = 0,
+    length: int = 0,
+    options: bytes = b"",
+    client: tuple[str, int] = CLIENT,
+    server: tuple[str, int] = SERVER,
 ) -> bytes:
     """A packet to the server, or from it when `outward`."""
     (src, sport), (dst, dport) = (server, client) if outward else (client, server)
@@ -57,14 +64,24 @@ HANDSHAKE = [packet(False, SYN, 100), packet(True, SYN | ACK, 500, 101), packet(
 
 def test_packets_after_the_servers_payload_are_left_out(tmp_path: Path) -> None:
     packets = [
-        *HANDSHAKE, packet(False, ACK, 101, 501, 10), packet(True, ACK, 501, 111, 5), packet(False, ACK, 111, 506),
-        packet(True, ACK, 506, 111, 5), packet(False, FIN | ACK, 111, 511), packet(True, ACK, 511, 112),
+        *HANDSHAKE,
+        packet(False, ACK, 101, 501, 10),
+        packet(True, ACK, 501, 111, 5),
+        packet(False, ACK, 111, 506),
+        packet(True, ACK, 506, 111, 5),
+        packet(False, FIN | ACK, 111, 511),
+        packet(True, ACK, 511, 112),
     ]
     assert kept(tmp_path, packets) == [1, 2, 3, 4, 5, 8]
 
 
 def test_a_bare_ack_for_more_than_the_syn_proves_the_connection(tmp_path: Path) -> None:
-    packets = [*HANDSHAKE, packet(False, ACK, 101, 501, 10), packet(True, ACK, 501, 111), packet(False, ACK, 111, 501)]
+    packets = [
+        *HANDSHAKE,
+        packet(False, ACK, 101, 501, 10),
+        packet(True, ACK, 501, 111),
+        packet(False, ACK, 111, 501),
+    ]
     assert kept(tmp_path, packets) == [1, 2, 3, 4, 5]
 
 
@@ -79,27 +96,48 @@ def test_a_bare_ack_without_a_syn_proves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_bare_ack_after_syns_of_two_numbers_proves_nothing(tmp_path: Path) -> None:
-    packets = [HANDSHAKE[0], packet(False, SYN, 50), packet(True, ACK, 501, 101), packet(False, ACK, 101, 501)]
+    packets = [
+        HANDSHAKE[0],
+        packet(False, SYN, 50),
+        packet(True, ACK, 501, 101),
+        packet(False, ACK, 101, 501),
+    ]
     assert kept(tmp_path, packets) == [1, 2, 3, 4]
 
 
 def test_fast_open_data_before_the_handshake_ends_proves_nothing(tmp_path: Path) -> None:
     opening = packet(False, SYN, 100, length=4, options=COOKIE)
-    packets = [opening, packet(True, SYN | ACK, 500, 105), packet(True, ACK, 501, 105, 9), packet(False, ACK, 105, 510)]
+    packets = [
+        opening,
+        packet(True, SYN | ACK, 500, 105),
+        packet(True, ACK, 501, 105, 9),
+        packet(False, ACK, 105, 510),
+    ]
     assert kept(tmp_path, packets) == [1, 2, 3, 4]
     beyond = [packet(False, ACK, 105, 510, 7), packet(True, ACK, 510, 112), packet(False, ACK, 112, 510)]
     assert kept(tmp_path, packets + beyond) == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_cookie_without_data_is_a_fast_open_too(tmp_path: Path) -> None:
-    packets = [packet(False, SYN, 100, options=COOKIE), packet(True, ACK, 501, 101, 9), packet(False, ACK, 101, 510)]
+    packets = [
+        packet(False, SYN, 100, options=COOKIE),
+        packet(True, ACK, 501, 101, 9),
+        packet(False, ACK, 101, 510),
+    ]
     assert kept(tmp_path, packets) == [1, 2, 3]
 
 
 def test_a_syn_or_rst_makes_a_connection_matter_again(tmp_path: Path) -> None:
     data = [packet(True, ACK, 501, 101, 5), packet(False, ACK, 101, 506)]
     assert kept(tmp_path, [*HANDSHAKE, *data, HANDSHAKE[0], data[1]], exact=False) == [1, 2, 3, 4, 6, 7]
-    assert kept(tmp_path, [*HANDSHAKE, *data, packet(True, RST, 506), data[1]], exact=False) == [1, 2, 3, 4, 6, 7]
+    assert kept(tmp_path, [*HANDSHAKE, *data, packet(True, RST, 506), data[1]], exact=False) == [
+        1,
+        2,
+        3,
+        4,
+        6,
+        7,
+    ]
 
 
 def test_clients_payload_proves_nothing(tmp_path: Path) -> None:
@@ -109,7 +147,13 @@ def test_clients_payload_proves_nothing(tmp_path: Path) -> None:
 
 def test_where_both_ends_are_servers_payload_proves_nothing(tmp_path: Path) -> None:
     other = packet(False, SYN, 7, client=("10.0.0.3", 5), server=CLIENT)
-    packets = [other, *HANDSHAKE, packet(False, ACK, 101, 501, 10), packet(True, ACK, 501, 111, 9), HANDSHAKE[2]]
+    packets = [
+        other,
+        *HANDSHAKE,
+        packet(False, ACK, 101, 501, 10),
+        packet(True, ACK, 501, 111, 9),
+        HANDSHAKE[2],
+    ]
     assert kept(tmp_path, packets) == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -163,8 +207,15 @@ def histories(draw: st.DrawFn) -> list[bytes]:
     servers = st.sampled_from([SERVER, SERVER, CLIENT])
     numbers = st.sampled_from([0, 100, 101, 102, 2**31 + 100, 2**32 - 1])
     one = st.builds(
-        packet, st.booleans(), st.sampled_from([SYN, SYN | ACK, ACK, ACK, ACK, FIN | ACK, RST, 0]), numbers, numbers,
-        st.sampled_from([0, 0, 1]), st.sampled_from([b"", b"", b"", COOKIE]), clients, servers,
+        packet,
+        st.booleans(),
+        st.sampled_from([SYN, SYN | ACK, ACK, ACK, ACK, FIN | ACK, RST, 0]),
+        numbers,
+        numbers,
+        st.sampled_from([0, 0, 1]),
+        st.sampled_from([b"", b"", b"", COOKIE]),
+        clients,
+        servers,
     )
     return draw(st.lists(one, max_size=30))
 

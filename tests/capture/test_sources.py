@@ -14,12 +14,25 @@ from typing import TYPE_CHECKING
 import lz4.frame
 import pytest
 import zstandard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from backlogtrace.capture import open_capture, reader
 from backlogtrace.capture.info import CaptureInfo
 from backlogtrace.errors import CaptureError, UsageError
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from tests.capture.capture_files import ACK, SECOND, SYN, SYN_OPTIONS, Packet, ethernet, ipv4, ipv6, pcap, pcapng, tcp
+from tests.capture.capture_files import (
+    ACK,
+    SECOND,
+    SYN,
+    SYN_OPTIONS,
+    Packet,
+    ethernet,
+    ipv4,
+    ipv6,
+    pcap,
+    pcapng,
+    tcp,
+)
 
 if TYPE_CHECKING:
     from backlogtrace.segment import Segment
@@ -28,8 +41,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def some_packets(count: int, start: int = 0, step: int = 10) -> list[Packet]:
-    frames = (ethernet(ipv4(tcp(seq=start + number, flags=SYN, options=SYN_OPTIONS))) for number in range(count))
-    return [Packet(frame, SECOND * 1_700_000_000 + start + number * step) for number, frame in enumerate(frames)]
+    frames = (
+        ethernet(ipv4(tcp(seq=start + number, flags=SYN, options=SYN_OPTIONS))) for number in range(count)
+    )
+    return [
+        Packet(frame, SECOND * 1_700_000_000 + start + number * step) for number, frame in enumerate(frames)
+    ]
 
 
 def read(*paths: Path | str, keep_all: bool = True, name: str = "auto") -> tuple[list[Segment], CaptureInfo]:
@@ -57,7 +74,9 @@ COMPRESS = {
 
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("write", [pcap, pcapng])
-def test_compressed_captures_read_alike_whatever_their_name(tmp_path: Path, way: str, kind: str, write: object) -> None:
+def test_compressed_captures_read_alike_whatever_their_name(
+    tmp_path: Path, way: str, kind: str, write: object
+) -> None:
     assert callable(write)
     data = write(some_packets(300))
     plain, packed = tmp_path / "a.gz", tmp_path / "b.pcap"
@@ -110,7 +129,8 @@ def test_a_bomb_stays_small_in_memory(tmp_path: Path) -> None:
         "print(sum(map(len, chunks)), capture.info.packets, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True, cwd=ROOT)
+        [sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True, cwd=ROOT
+    )
     kept, packets, kilobytes = map(int, done.stdout.split())
     assert (kept, packets) == (0, 200 << 16)
     assert kilobytes < 400_000
@@ -150,8 +170,12 @@ def test_standard_input(tmp_path: Path, kind: str) -> None:
         "print(sum(map(len, capture.chunks())), capture.info.names, capture.info.problems)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], input=gzip.compress(data) if kind == "gz" else data, check=True,
-        capture_output=True, cwd=ROOT)
+        [sys.executable, "-c", code],
+        input=gzip.compress(data) if kind == "gz" else data,
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
     assert done.stdout.decode() == "50 ['-'] []\n"
 
 
@@ -183,7 +207,11 @@ def seqs(packets: list[Packet]) -> list[int]:
 
 @pytest.mark.parametrize("window", [120, 1000, 1 << 20])
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.lists(st.tuples(st.integers(0, 20), st.sampled_from("46x")), max_size=15), min_size=2, max_size=4))
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 20), st.sampled_from("46x")), max_size=15), min_size=2, max_size=4
+    )
+)
 def test_files_merge_as_mergecap_would(
     tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, window: int, times: list[list[tuple[int, str]]]
 ) -> None:
@@ -195,7 +223,11 @@ def test_files_merge_as_mergecap_would(
         for time, kind in file:
             serial += 1
             segment = tcp(seq=serial, options=SYN_OPTIONS[: 4 * (serial % 6)])
-            frame = {"4": ethernet(ipv4(segment)), "6": ethernet(ipv6(segment), 0x86DD), "x": ethernet(b"", 0x0806)}
+            frame = {
+                "4": ethernet(ipv4(segment)),
+                "6": ethernet(ipv6(segment), 0x86DD),
+                "x": ethernet(b"", 0x0806),
+            }
             packets.append(Packet(frame[kind], time))
         files.append(packets)
     paths = []
@@ -209,7 +241,10 @@ def test_files_merge_as_mergecap_would(
     assert segments == expected
     assert (info.packets, info.skipped) == (expected_info.packets, expected_info.skipped)
     assert (info.backward_steps, info.first_ns, info.last_ns) == (
-        expected_info.backward_steps, expected_info.first_ns, expected_info.last_ns)
+        expected_info.backward_steps,
+        expected_info.first_ns,
+        expected_info.last_ns,
+    )
 
 
 @pytest.mark.skipif(shutil.which("mergecap") is None, reason="mergecap is not installed")
