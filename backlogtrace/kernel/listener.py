@@ -309,6 +309,14 @@ class ListenSocket:
         self.stack.timers.arm(request, synack.time_ns, 1)
         return request
 
+    def revive(self, request: Request, now_ns: int) -> None:
+        """A request the model expired, but whose SYN-ACK the kernel repeats: its timer has fired once more."""
+        self.stack.ehash[request.key] = request
+        self.qlen += 1
+        if request.num_timeout == 0:
+            self.young += 1
+        self.timer_fired(request, now_ns, expire=False, send=True)
+
     def demote(self, child: Child, synack: Segment) -> Request:
         """A child the model made, but whose SYN-ACK the kernel repeats: it is a request still."""
         if child in self.accept_queue:

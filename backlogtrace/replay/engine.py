@@ -252,8 +252,9 @@ class Replay:
             row = self._journal.unproved.get(key)
             if row is not None and row.outcome.decision == "dropped":
                 detail = f"SYN-ACK seen, the model dropped the SYN of frame {row.segment.frame} ({row.outcome.reason})"
-            if track.socket is not None and track.socket.listening:
-                track.socket.adopt(key, segment)
+            alive = track.socket is not None and track.socket.listening
+            if not self._firing.revive(key, segment) and alive:
+                track.socket.adopt(key, segment)  # type: ignore[union-attr]
         self._journal.mismatch(track, key, segment.time_ns, what, detail, segment.frame)
         self._journal.sent(track, segment, "synack", "timer", expected=False)
 

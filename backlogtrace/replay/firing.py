@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SKEW_NS = 2_000_000
 """How far capture time and timer ticks may be apart: a packet this close before a tick may come after it."""
+_REMEMBERED = 10_000  # expired requests kept for the case that the wire shows them alive
 _BUSY_NS = 60_000_000  # how late a silent expiry may come on a busy machine
 _EARLY_NS = 16_000_000  # a timer's packet may be captured this much before the computed tick
 
@@ -50,6 +51,7 @@ class Firing:
         self._serial = 0
         self.edge_ns = NEVER
         """When the first window closes."""
+        self._gone: dict[bytes, Request] = {}
 
     def run_due(self, now: int) -> None:
         """Fire what is due at `now`, the first due time."""
@@ -105,6 +107,9 @@ class Firing:
         due = min(request.due, when)
         listener.timer_fired(request, when, expire=expire, send=send)
         if expire:
+            if len(self._gone) >= _REMEMBERED:
+                self._gone.clear()
+            self._gone[request.key] = request
             track.expired(request.key)
             self._journal.event(track, when, "expired", request.key)
         if not send:
@@ -132,6 +137,14 @@ class Firing:
             return "SYN-ACK repeated although its request should have expired: more retries than assumed?"
         self._fire(request, min(request.due, now) if self._stack.clock.exact else now, expire=False, send=True)
         return ""
+
+    def revive(self, key: bytes, synack: Segment) -> bool:
+        """A SYN-ACK shows that a request the model gave up is still there; False when there was none."""
+        request = self._gone.pop(key, None)
+        if request is None or request.snt_isn != synack.seq or not request.listener.listening:
+            return False
+        request.listener.revive(request, synack.time_ns)
+        return True
 
     def pin(self, expectation: Expectation, synack: Segment) -> None:
         """A timer's packet tells when the timer really fired; the next interval counts from there."""
@@ -203,7 +216,8 @@ class Firing:
         """The wire shows that `request` was kept: others expired before it, which took the pressure off."""
         listener = request.listener
         for other in self._expiring(listener, last_first=True):
-            if other is not request:
+            shown = other.snt_isn is not None and self._ahead.repeated(other.key, other.snt_isn, now)
+            if other is not request and not shown:
                 self._fire(other, now, expire=True, send=False)
                 if not listener.timer_plan(request)[0]:
                     return True
