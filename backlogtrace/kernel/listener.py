@@ -152,7 +152,9 @@ class ListenSocket:
         outcome = out.QUEUED_TIMEWAIT if timewait else out.QUEUED
         if syn.fastopen is not None or syn.length:
             outcome, child = classify(self, syn)
-            if child:
+            if child and self.accept_queue_full():
+                outcome = out.QUEUED_FASTOPEN_OVERFLOW
+            elif child:
                 self._fastopen_child(request, syn)
                 return outcome
         self.stack.ehash[key] = request

@@ -52,6 +52,10 @@ QUEUED_FASTOPEN_FULL_REQUEST = _outcome(
     "queued", "fastopen.queue_full", _REQUEST, "synack", "TCPFastOpenCookieReqd", "TCPFastOpenListenOverflow",
     reason="new_request",
 )  # fmt: skip
+QUEUED_FASTOPEN_OVERFLOW = _outcome(  # only where a SYN may pass a full accept queue
+    "queued", "fastopen.accept_queue_full", _REQUEST, "synack", *_FULL, "TCPFastOpenPassiveFail",
+    reason="new_request",
+)  # fmt: skip
 FASTOPEN = _outcome("fastopen", "fastopen.valid_cookie", _FASTOPEN, "synack", *_PASSIVE)
 FASTOPEN_NO_COOKIE = _outcome("fastopen", "fastopen.cookie_not_required", _FASTOPEN, "synack", *_PASSIVE)
 FASTOPEN_NO_COOKIE_REQUEST = _outcome(
