@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from backlogtrace.capture.file import CaptureFile
+    from backlogtrace.capture.gather import Ints
     from backlogtrace.capture.info import CaptureInfo
-    from backlogtrace.capture.walk import Ints
     from backlogtrace.segment import Segment
 
 WINDOW = 16 << 20

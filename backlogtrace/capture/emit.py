@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backlogtrace.capture.gather import MAX_OPTIONS, octets
 from backlogtrace.capture.headers import (
     ACKED,
-    MAX_OPTIONS,
     OFFSET_FLAGS,
     PORTS,
     SEQ,
     SOURCE,
     TARGET,
     Headers,
-    octets,
 )
 from backlogtrace.capture.options import (
     END,
@@ -43,8 +42,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from backlogtrace.capture.headers import Bools, Octets, Words
-    from backlogtrace.capture.walk import Ints
+    from backlogtrace.capture.gather import Ints, Octets, Words
+    from backlogtrace.capture.headers import Bools
 
 # beginnings of option lists, as little-endian reads give them
 _NOP_NOP_TIMESTAMPS = int.from_bytes((NOP, NOP, TIMESTAMPS, 10), "little")
@@ -94,14 +93,15 @@ def fast_open(headers: Headers) -> Bools:
         possible = np.flatnonzero(~_is_linux_syn(body.view("<u4"), size))
         body = body[possible]
         possible = possible[((body == FAST_OPEN) | (body == EXPERIMENT)).any(axis=1)]
-        found[syns[possible[[*parse_columns(headers, syns[possible]).fastopen]]]] = True
+        cookies = parse_columns(headers, syns[possible]).fastopen
+        found[syns[possible[[number for number, cookie in cookies.items() if cookie is not None]]]] = True
     return found
 
 
 def _is_linux_syn(words: Words, size: Ints) -> Bools:
     """Which option lists are MSS, SACK permitted, timestamps, window scale."""
-    fits = (size == 20) & (words[:, 0] & 0xFFFF == _MSS) & (words[:, 1] == _SACK_PERMITTED_TIMESTAMPS)
-    fits &= words[:, 4] & 0xFFFFFF == _NOP_WINDOW_SCALE
+    fits: Bools = (size == 20) & (words[:, 0] & 0xFFFF == _MSS) & (words[:, 1] == _SACK_PERMITTED_TIMESTAMPS)
+    fits &= (words[:, 4] & 0xFFFFFF) == _NOP_WINDOW_SCALE
     return fits
 
 
@@ -141,34 +141,34 @@ def _walk(found: Options, place: Ints, body: Octets, size: Ints, syn: Bools) -> 
         fits = nop | ((kind != END) & (left >= 2) & (length >= 2) & (length <= left))
         if not fits.all():
             going, at, kind, length = going[fits], at[fits], kind[fits], length[fits]
-        _take(found, place, flat, syn, going, at, kind, length)
+        _take(found, place[going], syn[going], flat, at, kind, length)
         cursor[going] += length
         going = going[cursor[going] < size[going]]
 
 
 def _take(
-    found: Options, place: Ints, flat: Octets, syn: Bools, going: Ints, at: Ints, kind: Octets, length: Ints
+    found: Options, place: Ints, syn: Bools, flat: Octets, at: Ints, kind: Octets, length: Octets
 ) -> None:
-    """Takes one option of each packet in `going`: `kind` and `length` at `at`."""
+    """Takes one option of each packet: `kind` and `length` at `at`."""
     chosen = np.flatnonzero((kind == TIMESTAMPS) & (length == 10))
     if len(chosen):
-        where = place[going[chosen]]
+        where = place[chosen]
         found.tsval[where] = _number(flat, at[chosen] + 2, 4)
         found.tsecr[where] = _number(flat, at[chosen] + 6, 4)
-    of_syn = syn[going] & (kind > NOP)
+    of_syn = syn & (kind > NOP)
     if not of_syn.any():
         return
     chosen = np.flatnonzero(of_syn & (kind == MSS) & (length == 4))
     if len(chosen):
         value = _number(flat, at[chosen] + 2, 2)
-        where = place[going[chosen]]
+        where = place[chosen]
         found.mss[where] = np.where(value == 0, found.mss[where], value)
     chosen = np.flatnonzero(of_syn & (kind == WINDOW_SCALE) & (length == 3))
     if len(chosen):
-        found.wscale[place[going[chosen]]] = np.minimum(flat[at[chosen] + 2], MAX_WINDOW_SCALE)
+        found.wscale[place[chosen]] = np.minimum(flat[at[chosen] + 2], MAX_WINDOW_SCALE)
     chosen = np.flatnonzero(of_syn & (kind == SACK_PERMITTED) & (length == 2))
     if len(chosen):
-        found.sack_ok[place[going[chosen]]] = True
+        found.sack_ok[place[chosen]] = True
     for number in np.flatnonzero(of_syn & ((kind == FAST_OPEN) | (kind == EXPERIMENT))).tolist():
         option = flat[int(at[number]) : int(at[number] + length[number])].tobytes()
         body = option[2:]
@@ -176,8 +176,8 @@ def _take(
             if not body.startswith(FAST_OPEN_MAGIC):
                 continue
             body = body[len(FAST_OPEN_MAGIC) :]
-        where = int(place[going[number]])
-        found.fastopen[where] = fast_open_cookie(body, found.fastopen.get(where))
+        packet = int(place[number])
+        found.fastopen[packet] = fast_open_cookie(body, found.fastopen.get(packet))
 
 
 def _number(flat: Octets, at: Ints, size: int) -> Ints:
@@ -189,7 +189,10 @@ def _number(flat: Octets, at: Ints, size: int) -> Ints:
 
 
 def segments(headers: Headers, chosen: Ints, first_frame: int, times: Ints) -> list[Segment]:
-    """The packets `chosen` as Segments; the packet of index 0 has the number `first_frame`, `times` has all times."""
+    """The packets `chosen` as Segments.
+
+    The packet of index 0, TCP or not, has the number `first_frame`; `times` has the times of all packets.
+    """
     if not len(chosen):
         return []
     rows = headers.rows[chosen]

@@ -53,29 +53,32 @@ def open_file(name: str) -> tuple[Source, Framer]:
     """Opens a capture. Raises CaptureError, in one line, when there is none to be read."""
     source = open_source(name)
     try:
-        window = source.window(0, FILE_HEADER, _FIRST_LOOK)
-        head = bytes(window.data[window.start : window.end])
-        if source.note and len(head) < FILE_HEADER:
-            raise CaptureError(source.note)
-        if not head:
-            raise CaptureError("holds nothing once decompressed: the capture was not written, or not yet")
-        framer: type[Framer] | None = next(
-            (kind for kind in (PcapFramer, PcapngFramer) if kind.recognises(head)), None
-        )
-        if framer is None:
-            raise CaptureError(_not_a_capture(head, compressed=_compressed(source)))
-        length = FILE_HEADER if framer is PcapFramer else MIN_BLOCK
-        if len(head) < length:
-            raise CaptureError(
-                f"ends inside the {framer.format} file header ({len(head)} bytes): the capture was cut, take it again"
-            )
-        return source, framer(head)
+        return source, _framer(source)
     except OSError as error:
         source.close()
         raise CaptureError(f"{source.name}: cannot be read ({error.strerror})") from None
     except CaptureError as error:
         source.close()
         raise CaptureError(f"{source.name}: {error}") from None
+
+
+def _framer(source: Source) -> Framer:
+    window = source.window(0, FILE_HEADER, _FIRST_LOOK)
+    head = bytes(window.data[window.start : window.end])
+    if source.note and len(head) < FILE_HEADER:
+        raise CaptureError(source.note)
+    if not head:
+        raise CaptureError("holds nothing once decompressed: the capture was not written, or not yet")
+    framer: type[Framer] | None = next(
+        (kind for kind in (PcapFramer, PcapngFramer) if kind.recognises(head)), None
+    )
+    if framer is None:
+        raise CaptureError(_not_a_capture(head, compressed=_compressed(source)))
+    if len(head) < (FILE_HEADER if framer is PcapFramer else MIN_BLOCK):
+        raise CaptureError(
+            f"ends inside the {framer.format} file header ({len(head)} bytes): take the capture again"
+        )
+    return framer(head)
 
 
 def _compressed(source: Source) -> bool:

@@ -1,7 +1,7 @@
 """Bytes at many offsets of a buffer at once, as numpy rows, without copying the buffer.
 
-Words are little-endian reads of whatever is there. Offsets past the end give anything: the caller knows what is
-inside a packet. Knows no packet format but how many bytes of options a TCP header may have.
+Words are little-endian reads of whatever is there. Offsets past the end give anything: the caller knows what
+is inside a packet. Knows no packet format but how many bytes of options a TCP header may have.
 """
 
 from __future__ import annotations

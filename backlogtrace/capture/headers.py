@@ -1,7 +1,7 @@
 """TCP headers of many packets as numpy columns: what packet.decode() gives, for a window at once.
 
-The common shapes (Ethernet with VLAN tags, cooked, raw; IPv4; IPv6 without extension headers) go by columns, any
-other packet through packet.locate(). Words are little-endian reads of network-order bytes.
+The common shapes (Ethernet with VLAN tags, cooked, raw; IPv4; IPv6 without extension headers) go by columns,
+any other packet through packet.locate(). Words are little-endian reads of network-order bytes.
 Refuses to judge what it decodes and to select.
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backlogtrace.capture import link
+from backlogtrace.capture.gather import Places, halves_at, octets, octets_at, rows_at
 from backlogtrace.capture.packet import (
     BAD_HEADER,
     EXTENSION_HEADERS,
@@ -28,21 +29,18 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from backlogtrace.capture.gather import Ints, Octets, Words
     from backlogtrace.capture.info import CaptureInfo
     from backlogtrace.capture.link import Data
     from backlogtrace.capture.records import Records
-    from backlogtrace.capture.walk import Ints
 
-    Words = npt.NDArray[np.uint32]
-    Octets = npt.NDArray[np.uint8]
     Bools = npt.NDArray[np.bool_]
 
 SOURCE, TARGET, PORTS, SEQ, ACKED, OFFSET_FLAGS = 4, 5, 6, 7, 8, 9
-"""Word numbers in a row: 4 bytes before the IPv4 header, 20 of it and 20 of TCP, so that all words are aligned."""
+"""Word numbers in a row: 4 bytes before the IPv4 header, 20 of it and 20 of TCP, so all words are aligned."""
 _BEFORE_IP, _FIRST, _FRAGMENT, _PROTOCOL = 0, 1, 2, 3
 _ROW_WORDS = 11
 _OFFSET_BYTE, _FLAGS_BYTE = 36, 37
-MAX_OPTIONS = 40
 
 _LINK_HEADERS = {link.ETHERNET: 14, link.SLL: 16, link.SLL2: 20}
 _RAW_LINKS = frozenset((link.RAW, link.RAW_BSD, link.RAW_OPENBSD, link.IPV4, link.IPV6))
@@ -63,19 +61,10 @@ _LOCATED_PROTOCOLS = [*TUNNEL_PROTOCOLS, *EXTENSION_HEADERS]
 class Headers:
     """TCP packets, in capture order; arrays have one entry per packet unless they say otherwise."""
 
-    __slots__ = ("_data", "_end", "_origin", "_tcp_at", "flags", "length", "number", "rows", "six", "six_at")
+    __slots__ = ("flags", "length", "number", "places", "rows", "six", "six_at")
 
     def __init__(
-        self,
-        number: Ints,
-        rows: Words,
-        length: Ints,
-        six_at: Ints,
-        six: Octets,
-        tcp_at: Ints,
-        end: Ints,
-        data: list[Data],
-        origin: Ints | None,
+        self, number: Ints, rows: Words, length: Ints, six_at: Ints, six: Octets, places: Places
     ) -> None:
         self.number = number
         """Index among all packets, TCP or not."""
@@ -88,10 +77,7 @@ class Headers:
         """Which of the packets are IPv6; their address words in `rows` mean nothing."""
         self.six = six
         """(len(six_at), 32) bytes: their source and destination addresses."""
-        self._tcp_at = tcp_at
-        self._end = end
-        self._data = data
-        self._origin = origin
+        self.places = places
 
     def __len__(self) -> int:
         return len(self.number)
@@ -101,41 +87,23 @@ class Headers:
 
         Bytes past the number are anything.
         """
-        at = self._tcp_at[chosen] + 20
         size = ((octets(self.rows)[chosen, _OFFSET_BYTE] >> 4).astype(np.int64) << 2) - 20
-        size = np.minimum(size, self._end[chosen] - at)
-        if self._origin is None:
-            return _bytes_at(self._data[0], at, size), size
-        origin = self._origin[chosen]
-        body = np.zeros((len(at), MAX_OPTIONS), np.uint8)
-        for number, data in enumerate(self._data):
-            here = np.flatnonzero(origin == number)
-            body[here] = _bytes_at(data, at[here], size[here])
-        return body, size
+        return self.places.chosen(chosen).options(size)
 
     @staticmethod
     def merged(parts: Sequence[Headers], order: Ints, number: Ints) -> Headers:
-        """One from several: packet k is packet `order[k]` of the concatenated parts and has the index `number[k]`."""
+        """One from several: packet k is packet `order[k]` of the parts in a row, its index is `number[k]`."""
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         base = np.cumsum([0, *(len(part) for part in parts)])
         six_at = [part.six_at + start for part, start in zip(parts, base[:-1], strict=True)]
-        data: list[Data] = []
-        origins = []
-        for part in parts:
-            own = np.zeros(len(part), np.int64) if part._origin is None else part._origin
-            origins.append(own + len(data))
-            data += part._data
         return Headers(
             number,
             np.concatenate([part.rows for part in parts])[order],
             np.concatenate([part.length for part in parts])[order],
             place[np.concatenate(six_at)],
             np.concatenate([part.six for part in parts]),
-            np.concatenate([part._tcp_at for part in parts])[order],
-            np.concatenate([part._end for part in parts])[order],
-            data,
-            np.concatenate(origins)[order],
+            Places.joined([part.places for part in parts]).chosen(order),
         )
 
     def slice(self, first: int, last: int) -> Headers:
@@ -147,42 +115,8 @@ class Headers:
             self.length[first:last],
             self.six_at[inside] - first,
             self.six[inside],
-            self._tcp_at[first:last],
-            self._end[first:last],
-            self._data,
-            None if self._origin is None else self._origin[first:last],
+            self.places.chosen(slice(first, last)),
         )
-
-
-def octets(rows: Words) -> Octets:
-    """The same rows as bytes."""
-    return rows.view(np.uint8).reshape(len(rows), 4 * rows.shape[1])
-
-
-def _rows_at(data: Data, at: Ints, size: int) -> Words:
-    """(k, size / 4) words from each offset on; offsets too close to the end of the data give anything."""
-    last = len(data) - size
-    if last < 0 or not len(at):
-        return np.zeros((len(at), size // 4), np.uint32)
-    window = np.ndarray((last + 1,), np.dtype(f"V{size}"), data, strides=(1,))
-    return window[np.minimum(at, last)].view("<u4").reshape(-1, size // 4)
-
-
-def _halves_at(data: Data, at: Ints) -> npt.NDArray[np.uint16]:
-    """The 16-bit word at each offset; anything for those past the end of the data."""
-    window = np.ndarray((len(data) - 1,), np.dtype("<u2"), data, strides=(1,))
-    found: npt.NDArray[np.uint16] = window[np.minimum(at, len(data) - 2)]
-    return found
-
-
-def _bytes_at(data: Data, at: Ints, size: Ints) -> Octets:
-    """(k, 40) bytes from each offset on, of which `size` count."""
-    last = len(data) - MAX_OPTIONS
-    body = octets(_rows_at(data, at, MAX_OPTIONS)).copy()
-    for number in np.flatnonzero((at > last) & (size > 0)).tolist():
-        tail = data[int(at[number]) : int(at[number] + size[number])]
-        body[number, : len(tail)] = np.frombuffer(tail, np.uint8)
-    return body
 
 
 def decode_headers(data: Data, records: Records, info: CaptureInfo) -> Headers:
@@ -217,7 +151,7 @@ class _Decoding:
         self.info = info
         self.end = records.at + records.caplen
         self.ip_at = records.at + _LINK_HEADERS.get(linktype, 0)
-        self.rows = _rows_at(data, self.ip_at - 4, 4 * _ROW_WORDS)
+        self.rows = rows_at(data, self.ip_at - 4, 4 * _ROW_WORDS)
         self.tcp_at = self.ip_at + 20
         self.good, self.room = self._plain_ipv4()
         self.length_zero: list[int] = []
@@ -239,21 +173,12 @@ class _Decoding:
         length = self.room - header
         six_at = np.concatenate(self.six_at) if self.six_at else np.empty(0, np.int64)
         six = np.concatenate(self.six) if self.six_at else np.empty((0, 32), np.uint8)
+        places = Places(self.tcp_at, self.end, [self.data])
         if len(number) == len(self.good):
-            return Headers(number, self.rows, length, six_at, six, self.tcp_at, self.end, [self.data], None)
+            return Headers(number, self.rows, length, six_at, six, places)
         stays = self.good[six_at]
-        place = np.cumsum(self.good) - 1
-        return Headers(
-            number,
-            self.rows[number],
-            length[number],
-            place[six_at[stays]],
-            six[stays],
-            self.tcp_at[number],
-            self.end[number],
-            [self.data],
-            None,
-        )
+        place = (np.cumsum(self.good) - 1)[six_at[stays]]
+        return Headers(number, self.rows[number], length[number], place, six[stays], places.chosen(number))
 
     def _plain_ipv4(self) -> tuple[Bools, Ints]:
         """(which packets are whole IPv4 TCP headers without IP options, IP payload bytes)."""
@@ -268,7 +193,7 @@ class _Decoding:
         if self.linktype in (link.ETHERNET, link.SLL):
             good &= rows[:, _BEFORE_IP] >> 16 == _TYPE_V4
         elif self.linktype == link.SLL2:
-            good &= _halves_at(self.data, self.records.at) == _TYPE_V4
+            good &= halves_at(self.data, self.records.at) == _TYPE_V4
         elif self.linktype not in _RAW_LINKS or self.linktype == link.IPV6:
             good[:] = False
         return good, room
@@ -278,7 +203,7 @@ class _Decoding:
         if self.linktype in _LINK_HEADERS:
             kind, rest, odd = self._by_ethertype(rest)
         elif self.linktype in (link.RAW, link.RAW_BSD, link.RAW_OPENBSD):
-            kind = (_octets_at(self.data, self.ip_at[rest]) >> 4).astype(np.int64)
+            kind = (octets_at(self.data, self.ip_at[rest]) >> 4).astype(np.int64)
             odd = rest[(kind != 4) & (kind != 6)]
         else:
             kind, odd = np.zeros(len(rest), np.int64), rest
@@ -292,14 +217,14 @@ class _Decoding:
         self._skip(link.TRUNCATED, int((~whole).sum()))
         rest = rest[whole]
         at = records.at[rest] if self.linktype == link.SLL2 else self.ip_at[rest] - 2
-        ethertype = _halves_at(self.data, at)
+        ethertype = halves_at(self.data, at)
         for _ in range(_MAX_TAGS):
             tagged = np.flatnonzero(np.isin(ethertype, _VLAN_TYPES))
             tagged = tagged[self.ip_at[rest[tagged]] + 4 <= end[rest[tagged]]]
             if not len(tagged):
                 break
             self.ip_at[rest[tagged]] += 4
-            ethertype[tagged] = _halves_at(self.data, self.ip_at[rest[tagged]] - 2)
+            ethertype[tagged] = halves_at(self.data, self.ip_at[rest[tagged]] - 2)
         kind = np.where(ethertype == _TYPE_V4, 4, np.where(ethertype == _TYPE_V6, 6, 0))
         located = (kind == 0) & np.isin(ethertype, _VLAN_TYPES + _OTHER_TYPES)
         self._skip(link.NOT_IP, int(((kind == 0) & ~located).sum()))
@@ -312,8 +237,8 @@ class _Decoding:
     def _ipv4(self, chosen: Ints) -> Ints:
         """Takes IPv4 packets with any header length; gives back those to look at one by one."""
         ip_at, end = self.ip_at[chosen], self.end[chosen]
-        ip = _rows_at(self.data, ip_at, 20)
-        first, protocol = ip[:, 0] & 0xFF, ip[:, 2] >> 8 & 0xFF
+        ip = rows_at(self.data, ip_at, 20)
+        first, protocol = ip[:, 0] & 0xFF, _octet(ip, 2, 1)
         header = (first & 15).astype(np.int64) << 2
         tcp_at = ip_at + header
         total = ip[:, 0] >> 16
@@ -327,13 +252,14 @@ class _Decoding:
         good &= ~cut
         self.rows[chosen[good], SOURCE : TARGET + 1] = ip[good, 3:5]
         self._accept(chosen[good], tcp_at[good], room[good])
-        return chosen[~(good | other | cut)]
+        odd: Ints = chosen[~(good | other | cut)]
+        return odd
 
     def _ipv6(self, chosen: Ints) -> Ints:
         """Takes IPv6 packets without extension headers; gives back those to look at one by one."""
         ip_at, end = self.ip_at[chosen], self.end[chosen]
-        ip = _rows_at(self.data, ip_at, 40)
-        protocol = ip[:, 1] >> 16 & 0xFF
+        ip = rows_at(self.data, ip_at, 40)
+        protocol = _octet(ip, 1, 2)
         length = ip[:, 1] & 0xFFFF
         room = ((length & 0xFF) << 8 | length >> 8).astype(np.int64)
         tcp_at = ip_at + 40
@@ -347,18 +273,19 @@ class _Decoding:
         self.six_at.append(chosen[good])
         self.six.append(octets(ip)[good, 8:40])
         self._accept(chosen[good], tcp_at[good], room[good])
-        return chosen[~(good | other | cut)]
+        odd: Ints = chosen[~(good | other | cut)]
+        return odd
 
-    def _tunnel(self, protocol: Words, at: Ints, end: Ints) -> Bools:
+    def _tunnel(self, protocol: Octets, at: Ints, end: Ints) -> Bools:
         """Which packets have a protocol, or go to a UDP port, that must be looked at one by one."""
-        port = _halves_at(self.data, at + 2)
+        port = halves_at(self.data, at + 2)
         registered = (protocol == UDP_PROTOCOL) & (at + 4 <= end) & np.isin(port, _TUNNEL_PORTS)
         found: Bools = np.isin(protocol, _LOCATED_PROTOCOLS) | registered
         return found
 
     def _accept(self, chosen: Ints, tcp_at: Ints, room: Ints) -> None:
         """Takes packets whose TCP header has been found whole."""
-        self.rows[chosen, PORTS:] = _rows_at(self.data, tcp_at, 20)
+        self.rows[chosen, PORTS:] = rows_at(self.data, tcp_at, 20)
         self.tcp_at[chosen] = tcp_at
         self.room[chosen] = room
         self.good[chosen] = True
@@ -401,8 +328,6 @@ class _Decoding:
             self._accept(chosen, tcp_at, room)
 
 
-def _octets_at(data: Data, at: Ints) -> Octets:
-    """The byte at each offset; anything for those past the end of the data."""
-    window = np.ndarray((len(data),), np.uint8, data)
-    found: Octets = window[np.minimum(at, len(data) - 1)]
-    return found
+def _octet(rows: Words, word: int, number: int) -> Octets:
+    """Byte `number` of a word of each row."""
+    return octets(rows)[:, 4 * word + number]

@@ -129,8 +129,7 @@ class CaptureInfo:
         for count, text in (
             (
                 self.length_zero,
-                "packets have an IP length of 0 (segmentation offload): "
-                "their payload length comes from the packet record",
+                "packets have IP length 0 (segmentation offload): the packet record gives theirs",
             ),
             (self.options_cut, "packets lost TCP options to the snap length: those options count as absent"),
             (self.untimed, "packets have no time of their own: they got the time of the packet before them"),

@@ -1,7 +1,8 @@
 """Several captures of one host as one, by time, as mergecap does it but for ties.
 
-The next item is always the earliest of the captures' next items, the earlier capture's where they tie; within a
-capture nothing changes places. A capture is opened when its first item is due.
+The next item is always the earliest of the captures' next items, the earlier capture's where they tie (where
+mergecap takes the later one's); within a capture nothing changes places. A capture is opened when its first
+item is due.
 Knows nothing about what the items are.
 """
 

@@ -1,7 +1,8 @@
 """Several large captures of one host as one, by time: merge, for columns.
 
-Gives the order of merge.in_time_order(): within a capture nothing changes places, so the key of a packet is the
-latest time of its capture up to it. Captures that do not overlap pass through untouched, one after the other.
+Gives the order of merge.in_time_order(): within a capture nothing changes places, so the key of a packet is
+the latest time of its capture up to it. Captures that do not overlap pass through untouched, one after
+another.
 Knows nothing about what the packets are.
 """
 
@@ -17,7 +18,7 @@ from backlogtrace.capture.headers import Headers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from backlogtrace.capture.walk import Ints
+    from backlogtrace.capture.gather import Ints
 
 
 class _Reading:
@@ -63,8 +64,8 @@ def merged_windows(
 ) -> Iterator[list[Batch]]:
     """The packets of all captures in merged order.
 
-    `first_times[n]` is the time of the first packet of capture n (ns), None when it has none; `open_windows(n)`
-    gives its packets and is called when they are due.
+    `first_times[n]` is the time of the first packet of capture n (ns), None when it has none;
+    `open_windows(n)` gives its packets and is called when they are due.
     """
     waiting = sorted((first, number) for number, first in enumerate(first_times) if first is not None)
     waiting.reverse()

@@ -1,6 +1,6 @@
 """TCP options as the kernel's tcp_parse_options() reads them.
 
-Sources: RFC 9293 section 3.1, RFC 7323, RFC 2018, RFC 7413 and its experimental form (RFC 6994, magic 0xF989).
+Sources: RFC 9293 section 3.1, RFC 7323, RFC 2018, RFC 7413, and its experimental form (RFC 6994).
 Knows nothing about what a listener makes of them.
 """
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Packet = tuple[int, int, Bare]
     """(frame, time_ns, the segment in it)"""
     Located = tuple[int, int, bytes, bytes, bool]
-    """(TCP header, bytes from there to the datagram's end, source, destination, whether the IP length is 0)"""
+    """(TCP header, bytes from there to the datagram's end, source, destination, IP length is 0)"""
 
 BAD_HEADER = "bad_header"
 FRAGMENT = "fragment"

@@ -1,6 +1,6 @@
 """The classic pcap format: file header, record headers, nothing else.
 
-Source: draft-ietf-opsawg-pcap; the 24-byte records of the "modified" format as libpcap's sf-pcap.c reads them.
+Sources: draft-ietf-opsawg-pcap; for the 24-byte records of the "modified" format, libpcap's sf-pcap.c.
 Refuses to look into the packets.
 """
 

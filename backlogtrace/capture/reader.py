@@ -6,10 +6,10 @@ Knows nothing about what the segments mean.
 
 from __future__ import annotations
 
-import os
 import stat
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
 
 from backlogtrace.capture.file import CaptureFile, first_packet
 from backlogtrace.capture.info import CaptureInfo
@@ -83,7 +83,7 @@ class Capture:
         for file in self._open_files:
             file.close()
 
-    def __enter__(self) -> Capture:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -194,7 +194,7 @@ def _foreign(name: str) -> _Foreign:
 def _is_pipe(name: str) -> bool:
     """Whether `name` exists and is something that can be read only once."""
     try:
-        mode = os.stat(name).st_mode
+        mode = Path(name).stat().st_mode
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
@@ -210,10 +210,10 @@ def open_capture(
 ) -> Capture:
     """Opens one or several captures of one host; `-` is standard input.
 
-    Unless `keep_all`, packets of established connections are left out (see select_plain); `ports` are taken for
-    server ports even where no handshake shows it. `progress(bytes_done, bytes_total | None)` is called about once
-    per chunk. Raises CaptureError when a file cannot be read at all, UsageError for an unknown reader; damage
-    further on ends the iteration and shows in `info.problems`.
+    Unless `keep_all`, packets of established connections are left out (see select_plain); `ports` are taken
+    for server ports even where no handshake shows it. `progress(bytes_done, bytes_total | None)` is called
+    about once per chunk. Raises CaptureError when a file cannot be read at all, UsageError for an unknown
+    reader; damage further on ends the iteration and shows in `info.problems`.
     """
     if reader not in READERS:
         raise UsageError(f"unknown reader {reader!r}: use one of {', '.join(READERS)}")

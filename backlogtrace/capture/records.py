@@ -1,7 +1,7 @@
 """Record headers of a window as numpy columns: what the framers' scan() gives, for many packets at once.
 
-Anything but a plain run of packets (interfaces, statistics, damage, a section in the other byte order) is left to
-the framer, which knows the words for it. Refuses to look into the packets.
+Anything but a plain run of packets (interfaces, statistics, damage, a section in the other byte order) is
+left to the framer, which knows the words for it. Refuses to look into the packets.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from backlogtrace.capture.file import Framer
+    from backlogtrace.capture.gather import Ints
     from backlogtrace.capture.link import Data
     from backlogtrace.capture.pcap import Record
     from backlogtrace.capture.pcapng import Interface
-    from backlogtrace.capture.walk import Ints
 
 _SECOND = 1_000_000_000
 _FEW = 200

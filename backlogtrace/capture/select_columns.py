@@ -1,7 +1,8 @@
 """Which TCP packets can matter to a listen socket: the rule of select_plain, for many packets at once.
 
-State is kept in tables of fixed size, indexed by a hash. Where two flows or endpoints want the same slot something
-is forgotten, and what is forgotten only makes more packets stay: the result is select_plain's or a superset of it.
+State is kept in tables of fixed size, indexed by a hash. Where two flows or endpoints want the same slot
+something is forgotten, and what is forgotten only makes more packets stay: the result is select_plain's or a
+superset of it.
 Knows no queue and decides nothing about the packets it keeps.
 """
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from backlogtrace.capture.gather import Ints
     from backlogtrace.capture.info import CaptureInfo
-    from backlogtrace.capture.walk import Ints
 
     Tags = npt.NDArray[np.uint64]
     Bools = npt.NDArray[np.bool_]
@@ -35,8 +36,8 @@ _AMBIGUOUS, _FASTOPEN = 1, 2
 class Hasher:
     """64-bit hashes of endpoints.
 
-    The key comes from the capture's first packets, so that results repeat and nobody who sends packets can know
-    which of them will collide.
+    The key comes from the capture's first packets, so that results repeat and nobody who sends packets can
+    know which of them will collide.
     """
 
     def __init__(self, seed: bytes) -> None:
@@ -49,29 +50,37 @@ class Hasher:
         """Hashes of the source and the destination, address and port, of each packet; never 0."""
         rows = headers.rows
         ports = rows[:, PORTS]
-        source = self._mixed(rows[:, SOURCE].astype(np.uint64) << 16 | (ports & 0xFFFF))
-        target = self._mixed(rows[:, TARGET].astype(np.uint64) << 16 | ports >> 16)
+        source = rows[:, SOURCE].astype(np.uint64)
+        source <<= np.uint64(16)
+        source |= ports & 0xFFFF
+        target = rows[:, TARGET].astype(np.uint64)
+        target <<= np.uint64(16)
+        target |= ports >> 16
+        self._mix(source)
+        self._mix(target)
         if len(headers.six_at):
             halves = headers.six.view("<u8").reshape(-1, 4)
-            ports = ports[headers.six_at]
-            source[headers.six_at] = self._mixed_six(halves[:, 0], halves[:, 1], ports & 0xFFFF)
-            target[headers.six_at] = self._mixed_six(halves[:, 2], halves[:, 3], ports >> 16)
+            pairs = ports[headers.six_at].view("<u2").reshape(-1, 2)
+            source[headers.six_at] = self._mixed_six(halves[:, 0], halves[:, 1], pairs[:, 0])
+            target[headers.six_at] = self._mixed_six(halves[:, 2], halves[:, 3], pairs[:, 1])
         return source, target
 
-    def _mixed(self, value: Tags) -> Tags:
+    def _mix(self, value: Tags) -> None:
+        """Makes hashes of numbers, in place."""
         value ^= self._whiten
         value *= self._factors[0]
         value ^= value >> np.uint64(32)
         value *= self._factors[1]
         value |= np.uint64(1)
-        return value
 
-    def _mixed_six(self, high: Tags, low: Tags, port: npt.NDArray[np.uint32]) -> Tags:
-        value = (high ^ self._whiten) * self._factors[2]
+    def _mixed_six(self, high: Tags, low: Tags, port: npt.NDArray[np.uint16]) -> Tags:
+        value: Tags = (high ^ self._whiten) * self._factors[2]
         value ^= value >> np.uint64(29)
         value = (value + low) * self._factors[3]
         value ^= value >> np.uint64(31)
-        return self._mixed(value + port)
+        value += port
+        self._mix(value)
+        return value
 
 
 class _Endpoints:
@@ -178,7 +187,7 @@ class ColumnSelector:
         flags = headers.flags[chosen]
         fin = flags & FIN != 0
         from_server, maybe_from = self._server(source[chosen], headers.rows[chosen, PORTS] & 0xFFFF)
-        to_server, maybe_to = self._server(target[chosen], headers.rows[chosen, PORTS] >> 16)
+        _, maybe_to = self._server(target[chosen], headers.rows[chosen, PORTS] >> 16)
         related = maybe_from | maybe_to
         keep = related | fin
         self._info.midstream += int((~keep).sum())

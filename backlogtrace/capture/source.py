@@ -206,7 +206,7 @@ class Zstandard:
             import zstandard
         except ImportError:
             raise CaptureError(
-                "is Zstandard-compressed: install the Python package `zstandard`, or decompress it with `zstd -d`"
+                "is Zstandard-compressed: install the Python package zstandard, or decompress it with zstd -d"
             ) from None
         self._error = zstandard.ZstdError
         engine = zstandard.ZstdDecompressor(max_window_size=1 << 27)
@@ -228,7 +228,7 @@ class Lz4:
             import lz4.frame
         except ImportError:
             raise CaptureError(
-                "is LZ4-compressed: install the Python package `lz4`, or decompress it with `lz4 -d`"
+                "is LZ4-compressed: install the Python package lz4, or decompress it with lz4 -d"
             ) from None
         self._raw = raw
         self._new = lz4.frame.LZ4FrameDecompressor
@@ -313,10 +313,7 @@ def open_source(name: str) -> Source:
     """
     shown = "standard input" if name == STDIN else name
     try:
-        if name == STDIN:
-            fd = sys.stdin.fileno()
-        else:
-            fd = os.open(name, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        fd = sys.stdin.fileno() if name == STDIN else os.open(name, os.O_RDONLY)
     except (OSError, ValueError, AttributeError) as error:
         raise CaptureError(f"{shown}: {_why(error)}") from None
     try:

@@ -1,9 +1,9 @@
 """Finding all records of a window at once, although each says only where the next one starts.
 
-Many walkers set out at likely record starts spread over the window and step in lockstep, one numpy operation for
-all of them. A walker's path is believed only when it is proved: it starts where the walker before it arrives, and
-the first starts at a true record. Where that fails the true path is walked step by step until it meets a walker's.
-So likely starts are guessed, records never are.
+Many walkers set out at likely record starts spread over the window and step in lockstep, one numpy operation
+for all of them. A walker's path is believed only when it is proved: it starts where the walker before it
+arrives, and the first starts at a true record. Where that fails the true path is walked step by step until it
+meets a walker's. So likely starts are guessed, records never are.
 Knows two formats' record lengths and nothing else of them.
 """
 
@@ -17,15 +17,14 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from backlogtrace.capture.gather import Ints
     from backlogtrace.capture.link import Data
-
-    Ints = npt.NDArray[np.int64]
 
 _WALKERS = 512
 _MIN_PART = 1 << 16
 """Bytes per walker at least: below, plain stepping is as fast."""
 _SYNC_DEPTH = 24
-"""Headers in a row that must be plausible for a likely start: payload that holds a capture passes shorter tests."""
+"""Plausible headers in a row that make a likely start: a capture inside payload passes shorter tests."""
 _SYNC_TRIES = 8
 _STRIDE = 16
 """Steps between two looks at which walkers have arrived."""
@@ -69,9 +68,10 @@ def words(data: Data, order: str) -> npt.NDArray[np.uint32]:
 
 
 def record_offsets(data: Data, start: int, end: int, layout: Layout) -> Ints:
-    """Offsets of the records that start in `data[start:end]` with a whole header, from the true one at `start` on.
+    """Offsets, ascending, of the records that start in `data[start:end]` with a whole header.
 
-    Ascending. Lengths are not judged: after a record with an impossible one the offsets mean nothing.
+    A true record must start at `start`. Lengths are not judged: after a record with an impossible one the
+    offsets mean nothing.
     """
     limit = end - layout.header
     if start > limit:

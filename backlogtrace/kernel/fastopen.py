@@ -59,7 +59,10 @@ def classify(listener: ListenSocket, syn: Segment) -> tuple[Outcome, bool]:
     flags = listener.settings.tcp_fastopen
     option = syn.fastopen if listener.profile.fastopen_option_34 else None
     asks = option is not None and not option
+    counted = listener.profile.fastopen_counts_every_syn and flags & COOKIE_NOT_REQUIRED and syn.length
     if not flags & SERVER or not (syn.length or option is not None) or not listener.fastopen.max_qlen:
+        if counted:
+            return out.QUEUED_FASTOPEN_COUNTED, False
         return out.QUEUED_COOKIE_REQUEST if asks else out.QUEUED, False
     if not listener.fastopen.has_room(syn.time_ns):
         return out.QUEUED_FASTOPEN_FULL_REQUEST if asks else out.QUEUED_FASTOPEN_FULL, False

@@ -52,6 +52,9 @@ QUEUED_FASTOPEN_FULL_REQUEST = _outcome(
     "queued", "fastopen.queue_full", _REQUEST, "synack", "TCPFastOpenCookieReqd", "TCPFastOpenListenOverflow",
     reason="new_request",
 )  # fmt: skip
+QUEUED_FASTOPEN_COUNTED = _outcome(  # 3.10 counts the attempt
+    "queued", "fastopen.not_enabled", _REQUEST, "synack", "TCPFastOpenPassive", reason="new_request"
+)
 QUEUED_FASTOPEN_OVERFLOW = _outcome(  # only where a SYN may pass a full accept queue
     "queued", "fastopen.accept_queue_full", _REQUEST, "synack", *_FULL, "TCPFastOpenPassiveFail",
     reason="new_request",

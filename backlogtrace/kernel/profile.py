@@ -83,6 +83,8 @@ class Profile:
     """TIME_WAIT answers at most every 500 ms."""
     fastopen_option_34: bool = True
     """The standard Fast Open option is known (not only the experimental one)."""
+    fastopen_counts_every_syn: bool = False
+    """Without cookie requirement, every SYN with data counts TCPFastOpenPassive, child or not."""
     fastopen_clamped: bool = True
     """The Fast Open queue is limited by net.core.somaxconn."""
     request_takes_tsval: bool = True

@@ -62,6 +62,7 @@ _V3_10: Final = Profile(
     timewait_acks_limited=False,
     timewait_syn_is_plain=False,
     fastopen_option_34=False,
+    fastopen_counts_every_syn=True,
     fastopen_clamped=False,
     dataless_fastopen=False,
     defaults={"net.core.somaxconn": 128, "net.ipv4.tcp_fastopen": 0},
@@ -79,6 +80,7 @@ _EL7: Final = replace(
     established_syn_acked=True,
     timewait_acks_limited=True,
     fastopen_option_34=True,
+    fastopen_counts_every_syn=False,
 )
 _V4_4_1: Final = replace(
     _EL7,

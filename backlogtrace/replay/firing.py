@@ -68,10 +68,10 @@ class Firing:
             return
         expire, send = listener.timer_plan(request)
         clock = self._stack.clock
-        unsure = clock.exact and clock.busy and (expire or send) and listener.under_pressure()
+        unsure = (expire or send) and listener.under_pressure() and (clock.busy or not clock.exact)
         if unsure and request.snt_isn is not None:
             shown = self._ahead.repeated(request.key, request.snt_isn, request.due)
-            if shown is not None:  # the order of a burst decides who expires, and here it is not sure
+            if shown is not None:  # when exactly which timer fires decides who expires: not known here
                 expire, send = not shown, shown
         deadline = request.deadline
         if expire and clock.exact and clock.busy:
@@ -182,7 +182,9 @@ class Firing:
         """An inbound packet whose fate depends on whether requests have expired: ask the wire."""
         now = segment.time_ns
         if type(entry) is Request:
-            if entry.expiring and self._ahead.answer(segment) == "rst":
+            aborts = listener.settings.tcp_abort_on_overflow and listener.accept_queue_full()
+            answer = self._ahead.answer(segment) if entry.expiring and not aborts else "ack"
+            if answer == "rst" or (answer is None and segment.flags & (SYN | ACK) == SYN):
                 self._fire(entry, now, expire=True, send=False)
             return
         if segment.flags & (SYN | ACK) != SYN:

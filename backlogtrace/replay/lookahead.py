@@ -69,14 +69,22 @@ class Lookahead:
         return False
 
     def repeated(self, key: bytes, isn: int, when: int) -> bool | None:
-        """Whether a SYN-ACK with this ISN follows `when`, soon and unasked; None where the capture ends before."""
-        half = len(key) // 2
+        """Whether a SYN-ACK with this ISN follows `when`, soon and unasked.
+
+        None where that cannot be told: the capture ends before, or the client's packets may have
+        ended the request.
+        """
+        client, server = key[: len(key) // 2], key[len(key) // 2 :]
+        touched = False
         for later in islice(self.segments, self.at, self.at + _SEARCH):
             if later.time_ns > when + AHEAD_NS:
-                return False
-            if later.flags & SYN and later.time_ns >= when:
-                if later.dst == key[:half] and later.src == key[half:] and later.seq == isn:
-                    return True
-                if later.src == key[:half] and later.dst == key[half:]:
+                return None if touched else False
+            if later.time_ns < when:
+                continue
+            if later.src == client and later.dst == server:
+                if later.flags & SYN:
                     return False
+                touched = True
+            elif later.flags & SYN and later.dst == client and later.src == server:
+                return later.seq == isn
         return None

@@ -30,7 +30,7 @@ class Packet(NamedTuple):
         return len(self.data) if self.wire is None else self.wire
 
 
-def tcp(
+def tcp(  # noqa: PLR0917
     sport: int = 40000,
     dport: int = 80,
     flags: int = SYN,

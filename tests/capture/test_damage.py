@@ -1,4 +1,4 @@
-"""Whatever the bytes are: what came before the damage is delivered, the damage is named, nothing else is raised."""
+"""Whatever the bytes are: what came before the damage is delivered, the damage named, nothing else raised."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_truncation_gives_a_prefix_and_one_problem(tmp_path: Path, name: s
             segments, info = read(path)
         except CaptureError as error:
             assert size < 24
-            assert str(error).startswith(f"{path}: ")
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017
             continue
         assert segments == every[: len(segments)]
         assert info.bytes <= size
@@ -74,7 +74,7 @@ def test_every_word_changed_is_survived_alike(tmp_path: Path, name: str) -> None
     for at in range(4, len(whole) - 3, 4):
         for value in (0, 1, 3, 11, 12, 13, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF):
             path.write_bytes(whole[:at] + value.to_bytes(4, "little") + whole[at + 4 :])
-            results = []
+            results: list[object] = []
             for read in (read_plain, read_columns):
                 try:
                     results.append(read(path))
@@ -89,7 +89,7 @@ def test_every_word_changed_is_survived_alike(tmp_path: Path, name: str) -> None
 def test_random_bytes_are_survived_alike(tmp_path: Path, name: str, noise: bytes, keep: int) -> None:
     path = tmp_path / "x"
     path.write_bytes(FILES[name][:keep] + noise)
-    results = []
+    results: list[object] = []
     for read in (read_plain, read_columns):
         try:
             results.append(read(path))
@@ -137,8 +137,10 @@ def test_impossible_record_of_pcap_is_named(tmp_path: Path, read: Reader) -> Non
     segments, info = read(path)
     assert len(segments) == len(PACKETS)
     assert info.problems == [
-        f"{path}: byte {len(good)}, frame 6: the record claims 262145 captured bytes, the largest possible packet "
-        "has 262144: the file is damaged here, the packets before it were read"
+        (
+            f"{path}: byte {len(good)}, frame 6: the record claims 262145 captured bytes, the largest possible "
+            "packet has 262144: the file is damaged here, the packets before it were read"
+        )
     ]
 
 
@@ -235,7 +237,7 @@ def test_missing_files_and_directories(tmp_path: Path) -> None:
 
 def noisy_packets(count: int, seed: int, nested: bool) -> list[Packet]:
     """Packets of random sizes; `nested` payloads hold captures, to lead walkers astray."""
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311
     inner = pcap([Packet(chance.randbytes(20), build.SECOND * 1_700_000_000 + n) for n in range(60)])[24:]
     inner += pcapng([Packet(chance.randbytes(20), n) for n in range(60)])
     out = []

@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 from backlogtrace.capture import columns, select_columns
 from backlogtrace.capture.file import CaptureFile
 from backlogtrace.capture.info import CaptureInfo
-from backlogtrace.segment import Segment
 from tests.capture.capture_files import ACK, FIN, RAW, RST, SYN, Packet, ipv4, pcap, tcp
 from tests.capture.test_columns import read_columns, read_plain
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from backlogtrace.segment import Segment
+
 CLIENT, SERVER = ("10.0.0.1", 4000), ("10.0.0.2", 80)
 COOKIE = b"\x22\x0a12345678"
 
 
-def packet(
+def packet(  # noqa: PLR0917
     outward: bool,
     flags: int,
     seq: int = 0,
@@ -229,7 +230,7 @@ def test_nothing_is_left_out_against_the_rule(
     path = write(tmp_path / "x.pcap", packets)
     every, _ = read_plain(path)
     allowed = may_leave_out(every)
-    plainly, info = read_plain(path, keep_all=False)
+    plainly, _ = read_plain(path, keep_all=False)
     assert {one.frame for one in every} - {one.frame for one in plainly} == allowed
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(columns, "_BATCH", batch)

@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backlogtrace.capture import open_capture, reader
-from backlogtrace.capture.info import CaptureInfo
 from backlogtrace.errors import CaptureError, UsageError
 from tests.capture.capture_files import (
     ACK,
@@ -35,6 +34,7 @@ from tests.capture.capture_files import (
 )
 
 if TYPE_CHECKING:
+    from backlogtrace.capture.info import CaptureInfo
     from backlogtrace.segment import Segment
 
 ROOT = Path(__file__).parents[2]
@@ -125,8 +125,8 @@ def test_a_bomb_stays_small_in_memory(tmp_path: Path) -> None:
         "import resource, sys\n"
         "from backlogtrace.capture import open_capture\n"
         "capture = open_capture([sys.argv[1]])\n"
-        "chunks = capture.chunks()\n"
-        "print(sum(map(len, chunks)), capture.info.packets, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "usage = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(sum(map(len, capture.chunks())), capture.info.packets, usage.ru_maxrss)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], check=True, capture_output=True, text=True, cwd=ROOT
