@@ -199,13 +199,13 @@ class ColumnSelector:
             place = slots[where][::-1]
             self._established[place] = flow[where][::-1]
             self._proof_at[place] = where[::-1]
-            late = (self._established[slots[chosen]] == flow[chosen]) & (
-                chosen > self._proof_at[slots[chosen]]
-            )
+            late = chosen > self._proof_at[slots[chosen]]
+            late &= self._established[slots[chosen]] == flow[chosen]
             late &= keep & ~fin
             self._info.established += int(late.sum())
             keep &= ~late
-        return keep
+        kept: Bools = keep
+        return kept
 
     def _server(self, tags: Tags, ports: npt.NDArray[np.uint32]) -> tuple[Bools, Bools]:
         """(which endpoints are servers for certain, which may be)"""

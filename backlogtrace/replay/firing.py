@@ -68,11 +68,12 @@ class Firing:
             return
         expire, send = listener.timer_plan(request)
         clock = self._stack.clock
-        unsure = (expire or send) and listener.under_pressure() and (clock.busy or not clock.exact)
-        if unsure and request.snt_isn is not None:
+        maybe_gone = expire
+        if (expire or send) and (clock.busy or not clock.exact) and request.snt_isn is not None:
             shown = self._ahead.repeated(request.key, request.snt_isn, request.due)
-            if shown is not None:  # when exactly which timer fires decides who expires: not known here
-                expire, send = not shown, shown
+            maybe_gone = expire if shown is None else not shown
+            if shown is not None and listener.under_pressure():
+                expire, send = not shown, shown  # the order of timers decides who expires: not known here
         deadline = request.deadline
         if expire and clock.exact and clock.busy:
             deadline += _BUSY_NS
@@ -80,7 +81,7 @@ class Firing:
         if deadline == request.due or (silent and not self._gates_by_youth(listener)):
             self._fire(request, request.due, expire=expire, send=send)
             return
-        if expire:
+        if maybe_gone:
             request.expiring = True
             listener.expiring += 1
         self._serial += 1

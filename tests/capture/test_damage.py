@@ -138,8 +138,8 @@ def test_impossible_record_of_pcap_is_named(tmp_path: Path, read: Reader) -> Non
     assert len(segments) == len(PACKETS)
     assert info.problems == [
         (
-            f"{path}: byte {len(good)}, frame 6: the record claims 262145 captured bytes, the largest possible "
-            "packet has 262144: the file is damaged here, the packets before it were read"
+            f"{path}: byte {len(good)}, frame 6: the record claims 262145 captured bytes, the largest "
+            "possible packet has 262144: the file is damaged here, the packets before it were read"
         )
     ]
 
