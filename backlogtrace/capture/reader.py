@@ -6,6 +6,7 @@ Knows nothing about what the segments mean.
 
 from __future__ import annotations
 
+import os
 import stat
 from itertools import chain, islice
 from pathlib import Path
@@ -95,6 +96,7 @@ class Capture:
         if file.is_small(SMALL):
             yield from segment_chunks(timed_packets(file, self.info), self.info, self._keep_all, self._ports)
             return
+        _spare_threads()
         from backlogtrace.capture import columns
 
         size = STREAM_WINDOW if file.streamed else columns.WINDOW
@@ -108,6 +110,7 @@ class Capture:
                 self._merged_batches(first_times), self.info, self._keep_all, self._ports
             )
             return
+        _spare_threads()
         from backlogtrace.capture import columns
         from backlogtrace.capture.merge_columns import merged_windows
 
@@ -168,6 +171,11 @@ class Capture:
         while chunk := list(islice(segments, _MERGE_CHUNK)):
             self.info.kept += len(chunk)
             yield chunk
+
+
+def _spare_threads() -> None:
+    """Before numpy is loaded: nothing here needs the threads it would start for linear algebra."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def _renumbered(merged: Iterator[tuple[int, Segment]], files: int) -> Iterator[Segment]:

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from backlogtrace.capture.gather import Ints
     from backlogtrace.capture.link import Data
 
-_WALKERS = 512
-_MIN_PART = 1 << 16
+_WALKERS = 1024
+"""Walkers at most."""
+_MIN_PART = 1 << 14
 """Bytes per walker at least: below, plain stepping is as fast."""
+_RECORDS_PER_WALKER = 128
+"""Records per walker, about: fewer would not be worth the search for its start."""
+_SAMPLE = 32
 _SYNC_DEPTH = 24
 """Plausible headers in a row that make a likely start: a capture inside payload passes shorter tests."""
 _SYNC_TRIES = 8
@@ -77,7 +81,7 @@ def record_offsets(data: Data, start: int, end: int, layout: Layout) -> Ints:
     if start > limit:
         return np.empty(0, np.int64)
     word = words(data, layout.order)
-    parts = min(_WALKERS, (end - start) // _MIN_PART)
+    parts = _parts(data, start, limit, layout)
     guesses = _likely_starts(data, word, start, limit, layout, parts) if parts > 3 else np.empty(0, np.int64)
     if len(guesses) < 3:
         return np.array(_serial(data, start, limit + 1, layout), np.int64)
@@ -89,6 +93,13 @@ def record_offsets(data: Data, start: int, end: int, layout: Layout) -> Ints:
     if len(unproved):
         return _repair(data, visited, bounds, arrivals, unproved.tolist(), layout)
     return visited
+
+
+def _parts(data: Data, start: int, limit: int, layout: Layout) -> int:
+    """How many walkers are worth their while, by the size of the first records."""
+    sample = _serial(data, start, min(limit, start + _MIN_PART) + 1, layout)[: _SAMPLE + 1]
+    size = (sample[-1] - start) // max(len(sample) - 1, 1)
+    return min(_WALKERS, (limit - start) // max(_MIN_PART, size * _RECORDS_PER_WALKER))
 
 
 def _serial(data: Data, at: int, bound: int, layout: Layout) -> list[int]:

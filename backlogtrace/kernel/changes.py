@@ -1,7 +1,8 @@
-"""The kernel changes that altered the listen path, each with where it comes from.
+"""The kernel changes that altered the listen path, oldest first, each with where it comes from.
 
-Data only. `backports` names the first stable releases that carry a change where they are known
-from release announcements or distribution changelogs.
+`backports` names the first stable releases, or the distribution trees, that carry a change where
+they are known from the trees themselves, release announcements or distribution changelogs. A commit
+or subject that was not verified is left empty. Data only: refuses to know which kernel has which.
 """
 
 from __future__ import annotations
@@ -10,6 +11,247 @@ from typing import Final
 
 from backlogtrace.kernel.profile import Change
 
+_EL7: Final = "3.10.0-514.el7"
+
+SYNCOOKIES_2: Final = Change(
+    field="syncookies_2_is_1",
+    after=False,
+    summary="tcp_syncookies=2 answers every SYN with a cookie",
+    since="v3.12",
+    functions=("tcp_syn_flood_action", "tcp_conn_request"),
+    commit="5ad37d5deee1",
+    subject="tcp: add tcp_syncookies mode to allow unconditionally generation of syncookies",
+    backports=(_EL7,),
+    evidence="measured",
+)
+COOKIE_MSS_V4: Final = Change(
+    field="cookie_mss_v4",
+    after=(536, 1300, 1440, 1460),
+    summary="an IPv4 SYN cookie keeps the client's MSS as one of four values instead of eight",
+    since="v3.13",
+    functions=("cookie_v4_init_sequence",),
+    commit="086293542b99",
+    subject="tcp: syncookies: reduce mss table to four values",
+    backports=(_EL7,),
+)
+COOKIE_MSS_V6: Final = Change(
+    field="cookie_mss_v6",
+    after=(1220, 1420, 1440, 8940),
+    summary="an IPv6 SYN cookie keeps the client's MSS as one of four values instead of eight",
+    since="v3.13",
+    functions=("cookie_v6_init_sequence",),
+    commit="086293542b99",
+    subject="tcp: syncookies: reduce mss table to four values",
+    backports=(_EL7,),
+)
+COOKIE_AGE: Final = Change(
+    field="cookie_max_age",
+    after=2,
+    summary="a SYN cookie is valid for one to two minutes instead of three to four",
+    since="v3.13",
+    functions=("check_tcp_syn_cookie",),
+    commit="8c27bd75f04f",
+    subject="tcp: syncookies: reduce cookie lifetime to 128 seconds",
+    backports=(_EL7,),
+    evidence="measured",
+)
+FASTOPEN_CLIENT: Final = Change(
+    field="defaults",
+    after={"net.core.somaxconn": 128},
+    summary="net.ipv4.tcp_fastopen defaults to 1 (client only) instead of 0",
+    since="v3.13",
+    functions=("tcp_fastopen_init",),
+    evidence="reported",
+)
+SYN_RETRANS: Final = Change(
+    field="counts_syn_retrans",
+    after=True,
+    summary="the counter TCPSynRetrans exists",
+    since="v3.15",
+    functions=("tcp_rtx_synack",),
+    commit="f19c29e3e391",
+    subject="tcp: snmp stats for Fast Open, SYN rtx, and data pkts",
+    backports=(_EL7,),
+    evidence="measured",
+)
+FASTOPEN_CHILDREN_COUNTED: Final = Change(
+    field="fastopen_counts_every_syn",
+    after=False,
+    summary="TCPFastOpenPassive counts the Fast Open children made, not every SYN with data",
+    since="v3.16",
+    functions=("tcp_v4_conn_request", "tcp_try_fastopen"),
+    backports=(_EL7,),
+    evidence="measured",
+)
+SYN_CHALLENGED: Final = Change(
+    field="established_syn_acked",
+    after=True,
+    summary="a SYN for an established connection gets a challenge ACK instead of nothing",
+    since="v3.18",
+    functions=("tcp_rcv_state_process", "tcp_validate_incoming"),
+    subject="tcp: Restore RFC5961-compliant behavior for SYN packets",
+    backports=(_EL7,),
+    evidence="measured",
+)
+STRAY_ACK_SILENT: Final = Change(
+    field="stray_ack_counts_failed",
+    after=False,
+    summary="an ACK nobody waits for counts SyncookiesFailed only while cookies are being looked at",
+    since="v3.19",
+    functions=("cookie_v4_check", "cookie_v6_check"),
+    evidence="measured",
+)
+DUPLICATE_SYN_LIMITED: Final = Change(
+    field="duplicate_syn_limited",
+    after=True,
+    summary="duplicate SYNs are answered at most once per tcp_invalid_ratelimit",
+    since="v4.0",
+    functions=("tcp_check_req", "tcp_oow_rate_limited"),
+    commit="a9b2c06dbef4",
+    subject="tcp: mitigate ACK loops for connections as tcp_request_sock",
+    backports=(_EL7,),
+    evidence="measured",
+)
+TIMEWAIT_ACKS_LIMITED: Final = Change(
+    field="timewait_acks_limited",
+    after=True,
+    summary="a TIME_WAIT socket sends at most one ACK per tcp_invalid_ratelimit",
+    since="v4.0",
+    functions=("tcp_timewait_state_process", "tcp_timewait_check_oow_rate_limit"),
+    commit="4fb17a609167",
+    subject="tcp: mitigate ACK loops for connections as tcp_timewait_sock",
+    backports=(_EL7,),
+    evidence="measured",
+)
+FASTOPEN_OPTION_34: Final = Change(
+    field="fastopen_option_34",
+    after=True,
+    summary="the Fast Open option of RFC 7413 (kind 34) is understood",
+    since="v4.1",
+    functions=("tcp_parse_options", "tcp_parse_fastopen_option"),
+    commit="7f9b838b71eb",
+    subject="tcp: RFC7413 option support for Fast Open server",
+    backports=(_EL7,),
+    evidence="measured",
+)
+REQUEST_TIMERS: Final = Change(
+    field="timer",
+    after="tick",
+    summary="every request has a timer of its own: SYN-ACKs at 1, 3, 7 ... s sharp, no 200 ms rounds",
+    since="v4.1",
+    functions=("reqsk_timer_handler", "reqsk_queue_hash_req"),
+    commit="fa76ce7328b2",
+    subject="inet: get rid of central tcp/dccp listener timer",
+    evidence="measured",
+)
+NO_SYN_TABLE: Final = Change(
+    field="syn_table",
+    after=False,
+    summary="the SYN queue is limited by the backlog itself, no longer by a table of a power of two",
+    since="v4.4",
+    functions=("inet_csk_reqsk_queue_is_full", "reqsk_queue_alloc"),
+    commit="ef547f2ac16b",
+    subject="tcp: remove max_qlen_log",
+    evidence="measured",
+)
+REQUESTS_OUTLIVE_LISTENER: Final = Change(
+    field="requests_die_with_listener",
+    after=False,
+    summary="requests of a closed listener stay until their timer or a segment finds it gone",
+    since="v4.4",
+    functions=("inet_csk_listen_stop", "reqsk_timer_handler"),
+    commit="079096f103fa",
+    subject="tcp/dccp: install syn_recv requests into ehash table",
+    evidence="measured",
+)
+WRONG_ACK_TRIED: Final = Change(
+    field="wrong_ack_may_be_cookie",
+    after=True,
+    summary="a segment that acknowledges something else than the request's SYN-ACK is tried as a cookie",
+    since="v4.4",
+    functions=("tcp_v4_rcv", "tcp_check_req"),
+    commit="079096f103fa",
+    subject="tcp/dccp: install syn_recv requests into ehash table",
+)
+COOKIE_WINDOW: Final = Change(
+    field="cookie_window_s",
+    after=120,
+    summary="cookies are accepted up to 120 s after the last one was sent, not 3 s",
+    since="v4.4",
+    functions=("tcp_synq_no_recent_overflow",),
+    commit="264ea103a747",
+    subject="tcp: syncookies: extend validity range",
+    backports=("v3.16.82",),
+    evidence="measured",
+)
+COOKIE_STAMP: Final = Change(
+    field="cookie_stamp_idle_s",
+    after=1,
+    summary="the time of the last cookie is noted at most once a second",
+    since="v4.4",
+    functions=("tcp_synq_overflow",),
+    commit="264ea103a747",
+    subject="tcp: syncookies: extend validity range",
+    backports=("v3.16.82",),
+)
+FASTOPEN_CLAMPED: Final = Change(
+    field="fastopen_clamped",
+    after=True,
+    summary="net.core.somaxconn limits the Fast Open queue, too",
+    since="v4.4",
+    functions=("fastopen_queue_tune",),
+)
+NO_FULL_QUEUE_GRACE: Final = Change(
+    field="full_queue_admits_young",
+    after=-1,
+    summary="a full accept queue drops every SYN, not only when more than one request is young",
+    since="v4.10",
+    functions=("tcp_conn_request",),
+    commit="5ea8ea2cb7f1",
+    subject="tcp/dccp: drop SYN packets if accept queue is full",
+    backports=("v3.16.81", "v4.4.178"),
+    evidence="measured",
+)
+COOKIE_NO_DROP: Final = Change(
+    field="cookie_counts_drop",
+    after=False,
+    summary="a SYN cookie no longer counts as ListenDrops",
+    since="v4.7",
+    functions=("tcp_conn_request", "tcp_listendrop"),
+    commit="9caad864151e",
+    subject="tcp: increment sk_drops for listeners",
+    evidence="measured",
+)
+OUT_OF_WINDOW_LIMITED: Final = Change(
+    field="out_of_window_limited",
+    after=True,
+    summary="tcp_invalid_ratelimit holds for the ACKs that answer unacceptable segments of a request",
+    since="v4.7",
+    functions=("tcp_check_req",),
+    commit="4ce7e93cb3fe",
+    subject="tcp: rate limit ACK sent by SYN_RECV request sockets",
+    evidence="measured",
+)
+TIMER_WHEEL: Final = Change(
+    field="timer",
+    after="wheel",
+    summary="timers are rounded up to the granularity of the timer wheel, up to one eighth late",
+    since="v4.8",
+    functions=("calc_wheel_index", "internal_add_timer"),
+    commit="500462a9de65",
+    subject="timers: Switch to a non-cascading wheel",
+    evidence="measured",
+)
+TIMEWAIT_SYN_PLAIN: Final = Change(
+    field="timewait_syn_is_plain",
+    after=True,
+    summary="a SYN that reuses a TIME_WAIT 4-tuple is held to the SYN-queue and cookie tests",
+    since="v4.15",
+    functions=("tcp_v4_rcv", "tcp_v4_fill_cb"),
+    commit="eeea10b83a13",
+    subject="tcp: add tcp_v4_fill_cb()/tcp_v4_restore_cb()",
+    evidence="measured",
+)
 SOMAXCONN_4096: Final = Change(
     field="defaults",
     after={},
@@ -18,6 +260,16 @@ SOMAXCONN_4096: Final = Change(
     functions=("__sys_listen",),
     commit="19f92a030ca6",
     subject="net: increase SOMAXCONN to 4096",
+)
+COOKIE_STAMP_FROM_ZERO: Final = Change(
+    field="cookie_stamp_from_zero",
+    after=True,
+    summary="a listener that never sent a cookie looks at cookies only 299 to 420 s after boot",
+    since="v5.5",
+    functions=("tcp_synq_no_recent_overflow",),
+    commit="cb44a08f8647",
+    subject="tcp: tighten acceptance of ACKs not matching a child socket",
+    backports=("v5.4.5", "v4.19.91", "v4.14.160", "v4.9.207", "4.18.0-240.el8"),
 )
 FASTOPEN_DATALESS: Final = Change(
     field="dataless_fastopen",
@@ -28,6 +280,16 @@ FASTOPEN_DATALESS: Final = Change(
     commit="e3faa49bcecd",
     subject="tcp: enable data-less, empty-cookie SYN with TFO_SERVER_COOKIE_NOT_REQD",
     backports=("v5.14.6", "v5.10.67"),
+)
+TIMEWAIT_SYN_EXEMPT: Final = Change(
+    field="timewait_syn_is_plain",
+    after=False,
+    summary="a SYN that reuses a TIME_WAIT 4-tuple is exempt from the SYN-queue and cookie tests",
+    since="v6.10",
+    functions=("tcp_conn_request", "tcp_timewait_state_process"),
+    commit="41eecbd712b7",
+    subject="tcp: replace TCP_SKB_CB(skb)->tcp_tw_isn with a per-cpu field",
+    evidence="measured",
 )
 SYN_QUEUE_BACKLOG_PLUS_ONE: Final = Change(
     field="syn_spare",
@@ -50,25 +312,6 @@ REQUEST_KEEPS_TSVAL: Final = Change(
     subject="tcp: Defer ts_recent changes until req is owned",
     backports=("v6.12.18", "v6.6.81", "v6.1.130", "v5.15.179", "v5.10.235"),
 )
-TIMEWAIT_SYN_EXEMPT: Final = Change(
-    field="timewait_syn_is_plain",
-    after=False,
-    summary="a SYN that reuses a TIME_WAIT 4-tuple is exempt from the SYN-queue and cookie tests",
-    since="v6.10",
-    functions=("tcp_conn_request", "tcp_timewait_state_process"),
-    evidence="measured",
-)
-RST_EXACT: Final = Change(
-    field="rst_needs_exact_seq",
-    after=True,
-    summary="a RST kills a request only with the exact sequence number; others get a challenge ACK",
-    since="v7.2",
-    functions=("tcp_check_req",),
-    commit="a28c4fcbf774",
-    subject="tcp: challenge ACK for non-exact RST in SYN-RECEIVED",
-    backports=("v7.1.6", "v6.18.42", "v6.12.105", "v6.6.153", "v6.1.191"),
-    evidence="measured",
-)
 TSECR_CHECK: Final = Change(
     field="checks_tsecr",
     after=True,
@@ -86,4 +329,15 @@ RTO_MAX: Final = Change(
     functions=("reqsk_timer_handler", "reqsk_timeout"),
     commit="1280c26228bd",
     subject="tcp: add tcp_rto_max_ms sysctl",
+)
+RST_EXACT: Final = Change(
+    field="rst_needs_exact_seq",
+    after=True,
+    summary="a RST kills a request only with the exact sequence number; others get a challenge ACK",
+    since="v7.2",
+    functions=("tcp_check_req",),
+    commit="a28c4fcbf774",
+    subject="tcp: challenge ACK for non-exact RST in SYN-RECEIVED",
+    backports=("v7.1.6", "v6.18.42", "v6.12.105", "v6.6.153", "v6.1.191"),
+    evidence="measured",
 )

@@ -27,22 +27,20 @@ _CHALLENGE_NS = 500_000_000  # tcp_invalid_ratelimit default
 
 
 class Child:
-    """A full socket made by the listener."""
+    """A full socket made by the listener (class attributes are initial values)."""
 
-    __slots__ = (
-        "accepted",
-        "dead",
-        "doubtful",
-        "fastopen",
-        "fin_seq_in",
-        "fin_seq_out",
-        "key",
-        "last_challenge",
-        "listener",
-        "rcv_nxt",
-        "server_closed_first",
-        "ts_recent",
-    )
+    accepted = False
+    fastopen: Request | None = None
+    """Fast Open: the request whose handshake is not complete yet."""
+    dead = False
+    doubtful = False
+    """A RST arrived that may or may not have ended the connection."""
+    fin_seq_in: int | None = None
+    """Sequence number after the client's FIN."""
+    fin_seq_out: int | None = None
+    """Sequence number after the server's FIN."""
+    server_closed_first = False
+    last_challenge: int | None = None
 
     def __init__(self, key: bytes, listener: ListenSocket, completing: Segment) -> None:
         self.key = key
@@ -50,18 +48,6 @@ class Child:
         self.ts_recent = completing.tsval
         self.rcv_nxt = end_seq(completing)
         """What the server acknowledged last, as far as its packets were seen."""
-        self.doubtful = False
-        """A RST arrived that may or may not have ended the connection."""
-        self.accepted = False
-        self.fastopen: Request | None = None
-        """Fast Open: the request whose handshake is not complete yet."""
-        self.dead = False
-        self.fin_seq_in: int | None = None
-        """Sequence number after the client's FIN."""
-        self.fin_seq_out: int | None = None
-        """Sequence number after the server's FIN."""
-        self.server_closed_first = False
-        self.last_challenge: int | None = None
 
 
 class TimeWait:

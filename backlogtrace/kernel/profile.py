@@ -6,8 +6,8 @@ asks fields, never versions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Final, Literal
 
 Evidence = Literal["read", "measured", "reported"]
 
@@ -23,7 +23,7 @@ class Change:
     summary: str
     """What a user sees of it."""
     since: str
-    """Mainline version that first has it, e.g. `v6.14`."""
+    """Mainline version that first has it, e.g. `v6.14`; where no commit names it, the oldest known to have it."""
     functions: tuple[str, ...]
     commit: str = ""
     """Mainline commit, 12 hex digits; empty where it was not verified."""
@@ -42,6 +42,8 @@ class Profile:
     """Family name as given to --kernel."""
     tree: str
     """The tree whose source or truth data the profile was made from."""
+    usual_hz: int = 250
+    """Ticks per second of the binaries that are usually run; the model takes HZ from the host file."""
     syn_table: bool = False
     """The listener has a table of requests, a power of two fixed at the first listen(); its size is the limit."""
     syn_spare: int = 0
@@ -105,15 +107,46 @@ class Profile:
     """What made this profile out of its base."""
 
 
-def derive(base: Profile, name: str, tree: str, *changes: Change) -> Profile:
+def derive(base: Profile, name: str, tree: str, *changes: Change, usual_hz: int = 250) -> Profile:
     """A profile that is `base` plus `changes`.
 
-    Raises TypeError when a change names no field, ValueError when it changes nothing.
+    Raises AttributeError when a change names no field, ValueError when it changes nothing.
     """
     values: dict[str, object] = {}
     for change in changes:
-        if getattr(base, change.field) == change.after:
+        if values.get(change.field, getattr(base, change.field)) == change.after:
             message = f"{name}: {change.field} is {change.after!r} already"
             raise ValueError(message)
         values[change.field] = change.after
-    return replace(base, name=name, tree=tree, changes=(*base.changes, *changes), **values)  # type: ignore[arg-type]
+    made = (*base.changes, *changes)
+    return replace(base, name=name, tree=tree, usual_hz=usual_hz, changes=made, **values)  # type: ignore[arg-type]
+
+
+BEHAVIOURS: Final = tuple(f.name for f in fields(Profile) if f.name not in {"name", "tree", "usual_hz", "changes"})
+"""The fields of Profile that say how a kernel behaves, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One behaviour in which two profiles differ."""
+
+    field: str
+    before: object
+    after: object
+    changes: tuple[Change, ...]
+    """What makes the difference, oldest first."""
+    undone: bool
+    """The changes belong to the first profile: the second does not have them."""
+
+
+def differences(before: Profile, after: Profile) -> list[Difference]:
+    """The behaviours that differ, with the changes that one profile has and the other has not."""
+    found = []
+    for name in BEHAVIOURS:
+        old, new = getattr(before, name), getattr(after, name)
+        if old == new:
+            continue
+        mine = tuple(c for c in after.changes if c.field == name and c not in before.changes)
+        theirs = tuple(c for c in before.changes if c.field == name and c not in after.changes)
+        found.append(Difference(name, old, new, mine or theirs, undone=not mine))
+    return found

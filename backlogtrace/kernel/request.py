@@ -25,52 +25,41 @@ _PAWS_RST_LIMIT_S = 60
 
 
 class Request:
-    """State of one request socket; `num_timeout` == 0 means young."""
+    """State of one request socket; `num_timeout` == 0 means young.
 
-    __slots__ = (
-        "acked",
-        "born",
-        "child",
-        "deadline",
-        "due",
-        "expiring",
-        "key",
-        "last_oow",
-        "listener",
-        "num_retrans",
-        "num_timeout",
-        "rcv_isn",
-        "rcv_wnd",
-        "snt_isn",
-        "snt_tsval_first",
-        "snt_tsval_last",
-        "timer",
-        "ts_recent",
-        "tstamp_ok",
-    )
+    Plain class attributes are the initial values: most requests live for a round trip only, and a
+    flood makes a million of them.
+    """
+
+    num_timeout = 0
+    num_retrans = 0
+    acked = False
+    last_oow: int | None = None
+    snt_isn: int | None = None
+    """The kernel's ISN; None until its SYN-ACK is seen."""
+    rcv_wnd = _DEFAULT_WINDOW
+    snt_tsval_first: int | None = None
+    snt_tsval_last: int | None = None
+    expiring = False
+    """Its timer may have removed it already."""
+    child: Child | None = None
+    """Fast Open: the child that exists already."""
+    unanswered = False
+    """Its SYN-ACK is still to be seen."""
+    timer = 0
+    """Token of the pending timer; 0: none."""
+    due = 0
+    deadline = 0
+    """Earliest and latest time (ns) at which the timer fires."""
 
     def __init__(self, key: bytes, listener: ListenSocket, syn: Segment, *, tstamp_ok: bool) -> None:
         self.key = key
         self.listener = listener
         self.born = syn.time_ns
+        self.frame = syn.frame
         self.rcv_isn = syn.seq
         self.tstamp_ok = tstamp_ok
         self.ts_recent = syn.tsval if tstamp_ok else 0
-        self.num_timeout = 0
-        self.num_retrans = 0
-        self.acked = False
-        self.last_oow: int | None = None
-        self.snt_isn: int | None = None
-        self.rcv_wnd = _DEFAULT_WINDOW
-        self.snt_tsval_first: int | None = None
-        self.snt_tsval_last: int | None = None
-        self.expiring = False
-        self.child: Child | None = None
-        """Fast Open: the child that exists already."""
-        self.timer = 0
-        # set when the timer is armed
-        self.due: int
-        self.deadline: int
 
     def synack_seen(self, synack: Segment) -> None:
         """Learn what only the wire tells: the kernel's ISN, window and timestamps."""

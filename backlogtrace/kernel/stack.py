@@ -15,7 +15,7 @@ from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, TimeWait, child_receive, outlived, timewait_receive
 from backlogtrace.kernel.listener import ListenSocket
 from backlogtrace.kernel.request import Request, check_req
-from backlogtrace.kernel.timers import RequestTimers
+from backlogtrace.kernel.timers import make_timers
 from backlogtrace.segment import ACK, RST, SYN
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Stack:
         self.clock = clock
         self.ehash: dict[bytes, Request | Child | TimeWait] = {}
         """Key: client endpoint + server endpoint."""
-        self.timers = RequestTimers(clock, lifo=profile.timer == "wheel")
+        self.timers = make_timers(clock, lifo=profile.timer == "wheel")
         self.timewaits: deque[TimeWait] = deque()
         """In order of their end."""
         self._listeners: dict[bytes, ListenSocket] = {}

@@ -7,13 +7,14 @@ become a hundred. Refuses to know files and formats.
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, child_receive, child_sent
-from backlogtrace.kernel.request import Request
-from backlogtrace.replay.expect import Expectation
+from backlogtrace.kernel.request import Request, check_req
+from backlogtrace.replay.expect import LATE_NS, Expectation
 from backlogtrace.replay.firing import Firing
 from backlogtrace.replay.journal import prove
 from backlogtrace.replay.lookahead import Lookahead
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _SYN_RST = SYN | RST
+_CONTROL = SYN | RST | ACK | FIN
 _REPLY_NAMES = {"synack": "SYN-ACK", "rst": "RST", "ack": "ACK"}
 
 
@@ -50,6 +52,8 @@ class Replay:
         self._expected = events.expected
         self._ahead = Lookahead()
         self._firing = Firing(stack, route, journal, self._expected, self._ahead)
+        self._unanswered: deque[Request] = deque()
+        """Requests made in the ordinary way whose SYN-ACK has not been seen."""
         stack.witness = self._ahead.answer
         stack.synack_of = self._ahead.synack
 
@@ -58,13 +62,15 @@ class Replay:
     def run(self, segments: list[Segment], upto: int) -> Iterator[Row]:
         """Replay segments[:upto]; the rest may be looked ahead into.
 
-        The loop is flat because most packets of a big capture belong to established connections.
+        The loop is flat because most packets of a big capture belong to ordinary handshakes and
+        established connections.
         """
         ahead, journal, events, firing = self._ahead, self._journal, self._events, self._firing
         ahead.segments = segments
         rows, timers, ehash = journal.rows, self.stack.timers, self.stack.ehash
         route, exact = self._route, self._route.exact
         everything, unproved = journal.everything, journal.unproved
+        quick = not journal.routine and self.stack.profile.full_queue_admits_young < 0
         stop = 0
         last = self.now
         for index, segment in enumerate(islice(segments, upto)):
@@ -89,7 +95,8 @@ class Replay:
                         child_receive(self.stack, entry, segment)
                     continue
                 self.now, ahead.at = now, index
-                self._inbound(track, segment, key, entry)
+                if not quick or not self._ordinary(track, segment, key, entry):
+                    self._inbound(track, segment, key, entry)
             else:
                 track = exact.get(src)
                 if track is None and (not route.wild or (track := route.find(src)) is None):
@@ -100,13 +107,19 @@ class Replay:
                     child_sent(self.stack, entry, segment)
                     if unproved:
                         journal.proved(key, segment.frame)
-                else:
-                    self.now, ahead.at = now, index
-                    self._outbound(track, segment, key, entry)
+                    continue
+                if type(entry) is Request and entry.unanswered and flags & SYN:
+                    entry.unanswered = False
+                    entry.synack_seen(segment)
+                    self.handshake_packets += 1
+                    continue
+                self.now, ahead.at = now, index
+                self._outbound(track, segment, key, entry)
             stop = min(timers.next_due, events.next_ns, firing.edge_ns)
             if rows:
                 yield from journal.release(now)
         self.now = last
+        self._give_up(last - LATE_NS)  # only to let go of what has been answered
 
     def finish(self) -> Iterator[Row]:
         """The rows still held; nothing after the last packet is predicted."""
@@ -138,12 +151,56 @@ class Replay:
 
     # ---- inbound ----
 
+    def _ordinary(self, track: Track, segment: Segment, key: bytes, entry: object) -> bool:
+        """The SYN and the ACK of an ordinary handshake, where no rows are wanted for them.
+
+        Does what `_inbound` does, without what ordinary packets do not need; False leaves the packet to it.
+        """
+        socket = track.socket
+        if socket is None or socket.expiring or track.attempts or not socket.listening:
+            return False
+        control = segment.flags & _CONTROL
+        born = None
+        if entry is None and control == SYN:
+            outcome = socket.conn_request(segment, key)
+            ordinary = outcome is out.QUEUED
+        elif type(entry) is Request and control == ACK and entry.listener is socket:
+            born = entry.born
+            outcome = check_req(entry, segment)
+            ordinary = outcome is out.ESTABLISHED
+        else:
+            return False
+        if not ordinary:
+            self._account(track, segment, key, born, outcome)
+            return True
+        self.handshake_packets += 1
+        hits = track.hits
+        hits[outcome] = hits.get(outcome, 0) + 1
+        accept, syn_low, syn_high = track.queues()
+        if self.now >= track.edge_ns or accept > track.top_accept or syn_high > track.top_syn:
+            track.sample(self.now, accept, syn_low, syn_high)
+        if entry is None:
+            request = self.stack.ehash[key]
+            assert type(request) is Request
+            request.unanswered = True
+            waiting = self._unanswered
+            while waiting and not waiting[0].unanswered:
+                waiting.popleft()
+            waiting.append(request)
+        if accept:
+            self._events.after_packet(track, self.now)
+        return True
+
     def _inbound(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
         socket = track.socket
         if socket is not None and self._firing.unsettled(socket):
             self._firing.settle(socket, segment, entry)
         born = entry.born if type(entry) is Request else None
-        outcome = self.stack.receive(segment)
+        self._account(track, segment, key, born, self.stack.receive(segment))
+
+    def _account(self, track: Track, segment: Segment, key: bytes, born: int | None, outcome: Outcome) -> None:
+        """Count the decision, write its row, expect the reply."""
+        socket = track.socket
         journal = self._journal
         if outcome.decision != "passed":
             self.handshake_packets += 1
@@ -279,6 +336,14 @@ class Replay:
         """Predicted packets that the capture has not shown in time."""
         for expectation in self._expected.overdue(now):
             self._missing(expectation)
+        waiting = self._unanswered
+        while waiting and (not waiting[0].unanswered or waiting[0].born + LATE_NS < now):
+            request = waiting.popleft()
+            if request.unanswered:
+                request.unanswered = False
+                expectation = Expectation(request.key, self._route.of(request.key), "synack", request.born)
+                expectation.cause = request.frame
+                self._missing(expectation)
 
     def _missing(self, expectation: Expectation) -> None:
         name = _REPLY_NAMES[expectation.reply]

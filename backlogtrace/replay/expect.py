@@ -49,12 +49,15 @@ class Expectations:
 
     def add(self, expectation: Expectation) -> None:
         """Predict a packet."""
+        order = self._order
+        while order and order[0].done:
+            order.popleft()
         waiting = self._waiting.get(expectation.key)
         if waiting is None:
             self._waiting[expectation.key] = [expectation]
         else:
             waiting.append(expectation)
-        self._order.append(expectation)
+        order.append(expectation)
 
     def take(self, key: bytes, reply: Reply) -> Expectation | None:
         """The first prediction that a packet seen fulfils."""

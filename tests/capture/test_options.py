@@ -20,7 +20,7 @@ from backlogtrace.capture.options import NO_OPTIONS, parse_options
         ("020405b40304", (1460, -1, False, -1, -1, None)),  # an option that overruns ends it
         ("020405b402040000", (1460, -1, False, -1, -1, None)),  # an MSS of 0 is none
         ("020405b402040218", (536, -1, False, -1, -1, None)),  # the last one counts
-        ("0203050404020303", (0, -1, True, -1, -1, None)),  # wrong size: passed over
+        ("0203050404020304030700", NO_OPTIONS),  # of the wrong size: passed over
         ("2202", (0, -1, False, -1, -1, b"")),
         ("220601020304", (0, -1, False, -1, -1, b"\1\2\3\4")),
         ("2205010203", NO_OPTIONS),  # cookies have an even size

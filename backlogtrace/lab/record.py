@@ -1,0 +1,299 @@
+"""Playing a scenario on the kernel and writing down what it did, packet by packet.
+
+Knows the layout of the ground truth (capture.pcap, host.json, truth.jsonl, summary.json). Refuses to
+know which of it is expected.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import os
+import platform
+import select
+import socket
+import struct
+import time
+from typing import TYPE_CHECKING, Any
+
+from backlogtrace.lab import craft, netns
+from backlogtrace.lab.client import Peer
+from backlogtrace.lab.tun import SERVER4, SERVER6, Tun
+from backlogtrace.segment import Segment, endpoint, endpoint_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from backlogtrace.lab.scenario import App, Scenario
+    from backlogtrace.lab.tun import Frame
+
+_MS = 1_000_000
+_CLOCK_STEP_NS = 500_000
+_LINKTYPE_RAW = 101
+_PCAP = struct.Struct("<IHHiIII")
+_PCAP_NANOSECONDS = 0xA1B23C4D
+_RECORD = struct.Struct("<IIII")
+_TCP_FASTOPEN = 23
+_SETTLE_S = 0.02
+
+
+def record(scenario: Scenario, folder: Path) -> None:
+    """Play `scenario` in a namespace of its own and write the recording to `folder`, which is made.
+
+    The calling process stays in that namespace. Raises CannotRunError when the machine does not let
+    it, or when the recording is of no use (clock set meanwhile, packets missed).
+    """
+    netns.enter()
+    for name, value in scenario.sysctl.items():
+        netns.set_sysctl(name, value)
+    boot_ns = netns.boot_ns()
+    with Tun() as tun, _Listener(scenario) as listener:
+        time.sleep(_SETTLE_S)  # the kernel begins to stamp packets a moment after it was asked to
+        player = _Player(scenario, tun, listener)
+        player.play()
+        if tun.missed():
+            raise netns.CannotRunError(f"{scenario.name}: the machine was too busy to record every packet")
+        if abs(netns.boot_ns() - boot_ns) > _CLOCK_STEP_NS:
+            raise netns.CannotRunError(f"{scenario.name}: the clock was set while it was recorded")
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, player, boot_ns)
+
+
+class _Listener:
+    """The server's listening socket and the connections that it accepted; a context manager."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        family = socket.AF_INET6 if ":" in scenario.address else socket.AF_INET
+        self.socket = sock = socket.socket(family, socket.SOCK_STREAM)
+        self.accepted: list[socket.socket] = []
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for option, value in (
+            (socket.TCP_DEFER_ACCEPT, scenario.defer_accept),
+            (_TCP_FASTOPEN, scenario.fastopen_qlen),
+            (socket.TCP_SYNCNT, scenario.syncnt),
+        ):
+            if value is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        sock.bind((scenario.address, scenario.port))
+        sock.setblocking(False)
+        sock.listen(scenario.backlog)
+        self.opened_ns = time.time_ns()
+
+    def accept(self, most: int) -> list[str]:
+        """accept() until there is nothing more; the peers, as the host file spells them."""
+        peers = []
+        while len(peers) < most:
+            try:
+                connection, address = self.socket.accept()
+            except OSError:  # nothing there, or closed
+                break
+            connection.setblocking(False)
+            self.accepted.append(connection)
+            host = address[0].removeprefix("::ffff:")
+            peers.append(endpoint_text(endpoint(host, address[1])))
+        return peers
+
+    def __enter__(self) -> _Listener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sock in (self.socket, *self.accepted):
+            sock.close()
+
+
+class _Player:
+    """Plays one scenario in real time; the world of its clients."""
+
+    def __init__(self, scenario: Scenario, tun: Tun, listener: _Listener) -> None:
+        self.scenario = scenario
+        self.cookies: dict[bytes, bytes] = {}
+        self.frames: list[Frame] = []
+        self.lines: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
+        self.listener = listener
+        self._tun = tun
+        self._agenda: list[tuple[int, int, Callable[[], None]]] = []
+        self._made = 0
+        self._peers: dict[bytes, Peer] = {}
+        self._start_ns = 0
+        self.first_counters = self._counters = netns.counters()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """What was counted in all."""
+        return _grown(self.first_counters, self._counters)
+
+    def play(self) -> None:
+        """Do everything on the agenda, and listen in between."""
+        for number, script in enumerate(self.scenario.clients):
+            server = endpoint(SERVER6 if ":" in script.address else SERVER4, self.scenario.port)
+            peer = Peer(number, script, server, self)
+            self.later(script.start, lambda peer=peer: self._begin(peer))  # type: ignore[misc]
+            for odd in self.scenario.odd:
+                if odd.client == number:
+                    self.later(odd.at, lambda peer=peer, odd=odd: peer.oddity(odd.kind))  # type: ignore[misc]
+        for step in self.scenario.app:
+            self.later(step.at, lambda step=step: self._act(step))  # type: ignore[misc]
+        self._start_ns = time.monotonic_ns()
+        end = self.scenario.lasts * _MS
+        while (due := min(self._agenda[0][0], end) if self._agenda else end) < end or self._now() < end:
+            wait = due - self._now()
+            if wait > 0:
+                readable, _, _ = select.select([self._tun.tap], [], [], wait / 1e9)
+                if readable:
+                    self._timers()
+                continue
+            self._timers()
+            if due == end:
+                break
+            heapq.heappop(self._agenda)[2]()
+        self.lines.append(self._look() | {"dir": "end", "time_ns": time.time_ns()})
+
+    def _now(self) -> int:
+        return time.monotonic_ns() - self._start_ns if self._start_ns else 0
+
+    def _begin(self, peer: Peer) -> None:
+        self._peers[peer.me] = peer
+        peer.start()
+
+    # ---- what the clients ask for ------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        """Milliseconds since the start."""
+        return self._now() // _MS
+
+    def later(self, ms: int, action: Callable[[], None]) -> None:
+        """Put `action` on the agenda, `ms` milliseconds from now."""
+        self._made += 1
+        heapq.heappush(self._agenda, (self._now() + ms * _MS, self._made, action))
+
+    def send(self, peer: Peer, segment: Segment) -> None:
+        """Let the kernel receive a segment, and write down what it does."""
+        self._timers()
+        self._made += 1
+        self._tun.write(craft.packet(segment._replace(frame=self._made)))
+        handled = time.time_ns()
+        cause: int | str = 0
+        answers: list[Segment] = []
+        line: dict[str, Any] = {}
+        for frame in self._tun.drain():
+            heard = self._add(frame)
+            if heard is None:
+                continue
+            if not frame.out:
+                cause = heard.frame
+                line |= {"n": cause, "dir": "in", "client": peer.number, "sent": []}
+                self.lines.append(line)
+                continue
+            self.lines.append({"n": heard.frame, "dir": "out", "cause": cause if frame.time_ns <= handled else 0})
+            line.get("sent", []).append(heard.frame)
+            answers.append(heard)
+        line |= self._look()
+        self._deliver(answers)
+
+    # ---- what happens on its own -------------------------------------------------------------
+
+    def _timers(self, cause: int | str = 0) -> list[int]:
+        """Take in what the kernel sent meanwhile; the frames."""
+        heard = [segment for frame in self._tun.drain() if (segment := self._add(frame))]
+        if not heard:
+            return []
+        self.lines += [{"n": segment.frame, "dir": "out", "cause": cause} for segment in heard]
+        if cause == 0:
+            self.lines[-1] |= self._look()
+        self._deliver(heard)
+        return [segment.frame for segment in heard]
+
+    def _add(self, frame: Frame) -> Segment | None:
+        """Keep a TCP packet of the capture; None for the others."""
+        segment = craft.parse(frame.data, frame.time_ns, len(self.frames) + 1)
+        if segment is not None:
+            self.frames.append(frame)
+        return segment
+
+    def _deliver(self, segments: list[Segment]) -> None:
+        for segment in segments:
+            peer = self._peers.get(segment.dst)
+            if peer is not None:
+                peer.hear(segment)
+
+    def _look(self) -> dict[str, Any]:
+        """Counters since the last look, and the queues."""
+        before, self._counters = self._counters, netns.counters()
+        accept_queue, syn_queue = netns.queues(self.scenario.port)
+        grown = _grown(before, self._counters)
+        return {"counters": grown, "accept_queue": accept_queue, "syn_queue": syn_queue}
+
+    # ---- what the application does -----------------------------------------------------------
+
+    def _act(self, step: App) -> None:
+        when = time.time_ns()
+        event = {"time_ns": when, "op": step.op, "listener": 0}
+        done = 1
+        match step.op:
+            case "accept":
+                peers = self.listener.accept(step.value)
+                done = len(peers)
+                self.events += [event | {"peer": peer} for peer in peers]
+            case "sysctl":
+                netns.set_sysctl(step.name, step.value)
+                self.events.append(event | {"name": step.name, "value": step.value})
+            case "listen":
+                self.listener.socket.listen(step.value)
+                self.events.append(event | {"backlog": step.value})
+            case "close":
+                self.listener.socket.close()
+                self.events.append(event)
+            case "write" | "finish":
+                done = self._use(step)
+        sent = self._timers("app")
+        line = {"dir": "app", "op": step.op, "time_ns": when, "ok": done, "sent": sent}
+        self.lines.append(self._look() | line)
+
+    def _use(self, step: App) -> int:
+        if step.value >= len(self.listener.accepted):
+            return 0
+        connection = self.listener.accepted[step.value]
+        try:
+            if step.op == "write":
+                connection.send(b"y" * 40)
+            else:
+                connection.close()
+        except OSError:  # the client is gone
+            return 0
+        return 1
+
+
+def _grown(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
+    return {name: grown for name, value in after.items() if (grown := value - before.get(name, 0))}
+
+
+def _write(folder: Path, player: _Player, boot_ns: int) -> None:
+    scenario = player.scenario
+    kernel = platform.release()
+    with (folder / "capture.pcap").open("wb") as capture:
+        capture.write(_PCAP.pack(_PCAP_NANOSECONDS, 2, 4, 0, 0, 65535, _LINKTYPE_RAW))
+        for frame in player.frames:
+            seconds, nanoseconds = divmod(frame.time_ns, 1_000_000_000)
+            capture.write(_RECORD.pack(seconds, nanoseconds, len(frame.data), len(frame.data)) + frame.data)
+    given = {
+        "defer_accept": scenario.defer_accept, "fastopen_qlen": scenario.fastopen_qlen, "syncnt": scenario.syncnt,
+    }  # fmt: skip
+    listener = {
+        "address": scenario.address, "port": scenario.port, "backlog": scenario.backlog,
+        "opened_ns": player.listener.opened_ns,
+    } | {name: value for name, value in given.items() if value is not None}  # fmt: skip
+    host = {
+        "kernel": kernel, "hz": netns.hz(), "boot_ns": boot_ns, "sysctl": scenario.sysctl,
+        "listeners": [listener], "events": player.events,
+    }  # fmt: skip
+    (folder / "host.json").write_text(json.dumps(host, indent=1) + "\n", encoding="utf-8")
+    with (folder / "truth.jsonl").open("w", encoding="utf-8") as truth:
+        for line in player.lines:
+            truth.write(json.dumps(line, separators=(",", ":")) + "\n")
+    summary = {
+        "id": scenario.name, "family": scenario.family, "seed": scenario.seed, "kernel": kernel,
+        "counters": player.counters, "frames": len(player.frames), "machine": os.uname().machine,
+    }  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")
