@@ -20,6 +20,7 @@ from backlogtrace.report.safe import safe
 COMMANDS = {
     "analyze": "backlogtrace.cli.analyze",
     "check": "backlogtrace.cli.check",
+    "kernels": "backlogtrace.cli.kernels",
     "schema": "backlogtrace.cli.schema",
 }
 """Command -> module that has it under the same name; imported when it is needed."""

@@ -29,6 +29,8 @@ _CHALLENGE_NS = 500_000_000  # tcp_invalid_ratelimit default
 class Child:
     """A full socket made by the listener (class attributes are initial values)."""
 
+    plain = True
+    """Nothing special about it: segments without SYN, FIN or RST are simply passed."""
     accepted = False
     fastopen: Request | None = None
     """Fast Open: the request whose handshake is not complete yet."""
@@ -78,6 +80,7 @@ def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
             die(stack, child)
         else:  # challenged or ignored, or data not seen lies between: what follows will tell
             child.doubtful = True
+            child.plain = False
         return out.PASSED
     if flags & SYN:
         if not stack.profile.established_syn_acked:
@@ -103,6 +106,7 @@ def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
         die(stack, child)
     elif segment.flags & FIN:
         child.fin_seq_out = end_seq(segment)
+        child.plain = False
 
 
 def outlived(stack: Stack, child: Child, segment: Segment) -> bool:
@@ -111,6 +115,7 @@ def outlived(stack: Stack, child: Child, segment: Segment) -> bool:
     alive = answer == "ack" or (answer is None and not segment.flags & SYN)
     if alive:
         child.doubtful = False
+        child.plain = child.fin_seq_out is None
     else:
         die(stack, child)
     return alive

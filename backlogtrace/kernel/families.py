@@ -18,7 +18,9 @@ Levels = tuple[tuple[int, Profile], ...]
 """Profiles of a stable series: (first patch level, profile), ascending."""
 
 
-def _series(name: str, base: Profile, tree: str, *steps: tuple[int, Sequence[Change]], proved: int = -1) -> Levels:
+def _series(
+    name: str, base: Profile, tree: str, *steps: tuple[int, Sequence[Change]], proved: int = -1
+) -> Levels:
     """A stable series whose back-ports came in `steps` (first patch level, changes).
 
     The step that was held against a recorded kernel (`tree`) has the bare name of the series; where
@@ -26,10 +28,10 @@ def _series(name: str, base: Profile, tree: str, *steps: tuple[int, Sequence[Cha
     """
     levels: list[tuple[int, Profile]] = []
     for position, (patch, made) in enumerate(steps):
-        named = position == proved % len(steps)
-        profile = derive(base, name if named else f"{name}.{patch}", tree if named else f"v{name}.{patch}", *made)
-        levels.append((patch, profile))
-        base = profile
+        level = f"{name}.{patch}"
+        title = (name, tree) if position == proved % len(steps) else (level, f"v{level}")
+        base = derive(base, *title, *made)
+        levels.append((patch, base))
     return tuple(levels)
 
 
@@ -73,7 +75,7 @@ V3_10: Final = Profile(
     defaults={"net.core.somaxconn": 128, "net.ipv4.tcp_fastopen": 0},
 )
 EL7: Final = derive(
-    V3_10, "3.10-el7", "RHEL 7, 3.10.0-514.el7 and -1160", *_COOKIES_3_13, *_SEGMENTS_4_0,
+    V3_10, "3.10-el7", "RHEL 7, 3.10.0-514.el7", *_COOKIES_3_13, *_SEGMENTS_4_0,
     changes.FASTOPEN_OPTION_34, usual_hz=1000,
 )  # fmt: skip
 V3_13: Final = derive(V3_10, "3.13", "v3.13", *_COOKIES_3_13, changes.FASTOPEN_CLIENT)
@@ -148,3 +150,7 @@ PROFILES: Final[tuple[Profile, ...]] = (
     *(profile for series, levels in STABLE.items() if series > (4, 18) for _, profile in levels),
 )  # fmt: skip
 """All families, oldest first."""
+RECORDED: Final = frozenset(
+    ("3.10", "3.10-el7", "4.4.1", "4.4", "5.4", "5.10", "5.15", "6.1", "6.12", "6.18", "7.2")
+)
+"""Names of the families that were held packet by packet against a running kernel."""

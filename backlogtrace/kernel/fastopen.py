@@ -116,6 +116,7 @@ def release(child: Child, request: Request) -> None:
     """The handshake of a Fast Open child is over, one way or the other (reqsk_fastopen_remove)."""
     request.timer = 0
     child.fastopen = None
+    child.plain = child.fin_seq_out is None
     queue = child.listener.fastopen
     queue.qlen -= 1
     queue.pending -= 1

@@ -224,6 +224,7 @@ class ListenSocket:
         """A child straight from the SYN; its request lives on until the handshake is complete."""
         child = self._add_child(request.key, syn)
         child.fastopen = request
+        child.plain = False
         request.child = child
         self.fastopen.qlen += 1
         self.fastopen.pending += 1

@@ -23,7 +23,7 @@ class Change:
     summary: str
     """What a user sees of it."""
     since: str
-    """Mainline version that first has it, e.g. `v6.14`; where no commit names it, the oldest known to have it."""
+    """Mainline version that first has it, e.g. `v6.14`; without a commit, the oldest known to have it."""
     functions: tuple[str, ...]
     commit: str = ""
     """Mainline commit, 12 hex digits; empty where it was not verified."""
@@ -45,9 +45,9 @@ class Profile:
     usual_hz: int = 250
     """Ticks per second of the binaries that are usually run; the model takes HZ from the host file."""
     syn_table: bool = False
-    """The listener has a table of requests, a power of two fixed at the first listen(); its size is the limit."""
+    """The listener has a table of requests, a power of two fixed at the first listen(): the limit."""
     syn_spare: int = 0
-    """Requests that fit beyond the backlog: 0 where the SYN queue is full at qlen >= backlog, 1 at qlen > backlog."""
+    """Requests that fit beyond the backlog: 0 where the SYN queue is full at qlen >= backlog, 1 at >."""
     full_queue_admits_young: int = -1
     """A SYN passes a full accept queue while no more than this many requests are young; -1: never."""
     timer: Literal["wheel", "tick", "prune"] = "wheel"
@@ -122,7 +122,8 @@ def derive(base: Profile, name: str, tree: str, *changes: Change, usual_hz: int 
     return replace(base, name=name, tree=tree, usual_hz=usual_hz, changes=made, **values)  # type: ignore[arg-type]
 
 
-BEHAVIOURS: Final = tuple(f.name for f in fields(Profile) if f.name not in {"name", "tree", "usual_hz", "changes"})
+_TITLE = {"name", "tree", "usual_hz", "changes"}
+BEHAVIOURS: Final = tuple(f.name for f in fields(Profile) if f.name not in _TITLE)
 """The fields of Profile that say how a kernel behaves, in their order."""
 
 

@@ -98,13 +98,15 @@ def _mainline(series: tuple[int, int]) -> Profile:
 def _later_levels(profile: Profile) -> str:
     """What a bare series name hides: later stable releases of it behave differently."""
     for (major, minor), levels in STABLE.items():
-        if profile.name == f"{major}.{minor}":
-            later = [patch for patch, made in levels if made.changes[: len(profile.changes)] == profile.changes]
-            if len(later) > 1:
-                return (
-                    f"{profile.name} is taken as {profile.tree}; releases from {profile.name}.{later[1]} on "
-                    "differ, give the full `uname -r`"
-                )
+        if profile.name != f"{major}.{minor}":
+            continue
+        known = len(profile.changes)
+        later = [patch for patch, made in levels if made.changes[:known] == profile.changes]
+        if len(later) > 1:
+            return (
+                f"{profile.name} is taken as {profile.tree}; releases from {profile.name}.{later[1]} on "
+                "differ, give the full `uname -r`"
+            )
     return ""
 
 

@@ -139,7 +139,11 @@ def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: C901, PLR
         return listener.wrong_ack(request, segment)
 
     # outside the window, or an old or foreign timestamp
-    if paws or tsecr or not in_window(segment.seq, end_seq(segment), rcv_nxt, request.rcv_wnd):
+    if (
+        paws
+        or tsecr
+        or (segment.seq != rcv_nxt and not in_window(segment.seq, end_seq(segment), rcv_nxt, request.rcv_wnd))
+    ):
         answer, limited, silent = (
             (out.PAWS, out.PAWS_LIMITED, out.PAWS_RST)
             if paws

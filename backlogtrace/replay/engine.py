@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _SYN_RST = SYN | RST
+_SYN_RST_FIN = SYN | RST | FIN
 _CONTROL = SYN | RST | ACK | FIN
 _REPLY_NAMES = {"synack": "SYN-ACK", "rst": "RST", "ack": "ACK"}
 
@@ -90,10 +91,12 @@ class Replay:
             if track is not None and (src not in exact or not self._is_reply(segment)):
                 key = src + dst
                 entry = ehash.get(key)
-                if type(entry) is Child and not (flags & _SYN_RST or entry.doubtful or entry.fastopen or everything):
-                    if flags & FIN or entry.fin_seq_out is not None:
+                if type(entry) is Child and not everything:
+                    if entry.plain and not flags & _SYN_RST_FIN:
+                        continue
+                    if not (flags & _SYN_RST or entry.doubtful or entry.fastopen):
                         child_receive(self.stack, entry, segment)
-                    continue
+                        continue
                 self.now, ahead.at = now, index
                 if not quick or not self._ordinary(track, segment, key, entry):
                     self._inbound(track, segment, key, entry)
@@ -176,9 +179,9 @@ class Replay:
         self.handshake_packets += 1
         hits = track.hits
         hits[outcome] = hits.get(outcome, 0) + 1
-        accept, syn_low, syn_high = track.queues()
-        if self.now >= track.edge_ns or accept > track.top_accept or syn_high > track.top_syn:
-            track.sample(self.now, accept, syn_low, syn_high)
+        accept = len(socket.accept_queue)
+        if self.now >= track.edge_ns or accept > track.top_accept or socket.qlen > track.top_syn:
+            track.sample(self.now, *track.queues())
         if entry is None:
             request = self.stack.ehash[key]
             assert type(request) is Request

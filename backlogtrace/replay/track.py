@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 IMPACT_LIMIT = 1000
 _OPEN_LIMIT = 100_000  # attempts followed at a time; a flood must not fill the memory
-_SAMPLES = 1024
+_SAMPLES = 512
 _HARMFUL = frozenset({"dropped", "overflow", "rst"})
 _TAKEN = frozenset({"queued", "cookie", "fastopen"})
 

@@ -1,0 +1,217 @@
+"""Connections after the handshake, as far as the listen path cares: SYNs on them, their end, TIME_WAIT."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.connection import Child, TimeWait, child_sent
+from backlogtrace.segment import ACK, FIN, RST, SYN
+from tests.kernel.build import MODERN, SERVER, Server, ack, client, isn, modern_id, segment, server_isn, syn
+
+if TYPE_CHECKING:
+    from backlogtrace.kernel.profile import Profile
+    from backlogtrace.segment import Segment
+
+EVERY = pytest.mark.parametrize("profile", MODERN, ids=modern_id)
+KEY = client(1) + SERVER
+NEXT = isn(1) + 1
+
+
+def connected(profile: Profile, **more: int) -> Server:
+    server = Server(profile, **more)
+    server.connect(1)
+    return server
+
+
+def sends(server: Server, flags: int, at: float, *, acknowledging: int = NEXT, length: int = 0) -> None:
+    """The server sends a segment on client 1's connection."""
+    inbound = segment(flags, 1, at, length=length)
+    outbound = inbound._replace(src=SERVER, dst=client(1), seq=server_isn(1) + 1, ack=acknowledging)
+    child = server.stack.ehash[KEY]
+    assert isinstance(child, Child)
+    child_sent(server.stack, child, outbound)
+
+
+def closed_by_server(profile: Profile, *, tsval: int = -1, **more: int) -> Server:
+    """TIME_WAIT of client 1 since 100 ms: the server's FIN first, then the client's."""
+    server = connected(profile, **more)
+    server.listener.accept()
+    sends(server, FIN | ACK, 50)
+    server.receive(segment(FIN | ACK, 1, 100, ack=server_isn(1) + 2, tsval=tsval, tsecr=900 if tsval >= 0 else -1))
+    assert isinstance(server.stack.ehash[KEY], TimeWait)
+    return server
+
+
+def later_syn(at: float, **fields: int) -> Segment:
+    """A SYN with a number after all of the old connection."""
+    return syn(1, at, **{"seq": isn(1) + 100_000, **fields})
+
+
+# ---- a full socket ----
+
+
+@EVERY
+@pytest.mark.parametrize("accepted", [False, True])
+def test_data_is_passed_to_the_connection(profile: Profile, accepted: bool) -> None:
+    server = connected(profile)
+    if accepted:
+        server.listener.accept()
+    assert server.receive(ack(1, 10, data=100)) is out.PASSED
+    assert server.receive(ack(1, 11)) is out.PASSED
+
+
+@EVERY
+@pytest.mark.parametrize("seq", [isn(1), isn(1) + 50, isn(1) + 10**6])
+def test_syn_on_a_connection_is_challenged_once_per_half_second(profile: Profile, seq: int) -> None:
+    """In or out of window, accepted or not: an ACK and no new request."""
+    server = connected(profile)
+    assert server.receive(syn(1, 10, seq=seq)) is out.CHILD_SYN
+    assert server.receive(syn(1, 100, seq=seq)) is out.CHILD_SYN_LIMITED
+    assert server.receive(syn(1, 511, seq=seq)) is out.CHILD_SYN
+    assert out.CHILD_SYN.reply == "ack"
+    assert out.CHILD_SYN_LIMITED.reply is None
+    assert server.queues == (1, 0, 0)
+
+
+@EVERY
+def test_rst_frees_the_4_tuple_and_keeps_the_place_in_the_queue(profile: Profile) -> None:
+    """accept() still returns it."""
+    server = connected(profile, backlog=0)
+    assert server.receive(segment(RST, 1, 10)) is out.PASSED
+    assert KEY not in server.stack.ehash
+    assert server.queues == (1, 0, 0)
+    assert server.receive(syn(1, 20)).decision == "dropped"
+    assert server.listener.accept() is not None
+    assert server.receive(syn(1, 30)) is out.QUEUED
+
+
+@EVERY
+@pytest.mark.parametrize(("answer", "alive"), [("ack", True), ("synack", False), (None, False)])
+def test_syn_after_a_doubtful_rst_asks_the_wire(profile: Profile, answer: str | None, alive: bool) -> None:
+    """A RST that may have missed: a challenge ACK says that the connection lives, anything else that it is gone."""
+    server = connected(profile)
+    server.receive(segment(RST, 1, 10, seq=NEXT + 5))
+    server.stack.witness = lambda _: answer  # type: ignore[assignment,return-value]
+    assert server.receive(later_syn(20)) is (out.CHILD_SYN if alive else out.QUEUED)
+
+
+@EVERY
+def test_client_that_closes_first_leaves_no_timewait(profile: Profile) -> None:
+    """LAST_ACK ends in nothing: the next SYN is a new one."""
+    server = connected(profile)
+    server.listener.accept()
+    server.receive(segment(FIN | ACK, 1, 10))
+    sends(server, FIN | ACK, 20, acknowledging=NEXT + 1)
+    server.receive(segment(ACK, 1, 30, seq=NEXT + 1, ack=server_isn(1) + 2))
+    assert KEY not in server.stack.ehash
+    assert server.receive(syn(1, 40)) is out.QUEUED
+
+
+@EVERY
+def test_server_that_resets_frees_the_4_tuple(profile: Profile) -> None:
+    server = connected(profile)
+    sends(server, RST | ACK, 20)
+    assert server.receive(ack(1, 30)) is out.RST_NO_REQUEST
+
+
+# ---- TIME_WAIT ----
+
+
+@EVERY
+def test_timewait_syn_with_later_number_is_queued(profile: Profile) -> None:
+    """A request of its own; the old socket is gone."""
+    server = closed_by_server(profile)
+    outcome = server.receive(later_syn(200))
+    assert (outcome.decision, outcome.reason) == ("queued", "timewait_reuse")
+    assert server.queues == (0, 1, 1)
+
+
+@EVERY
+def test_timewait_syn_with_old_number_is_acknowledged_once_per_half_second(profile: Profile) -> None:
+    server = closed_by_server(profile)
+    assert server.receive(syn(1, 200)) is out.TIMEWAIT_ACK
+    assert server.receive(syn(1, 300)) is out.TIMEWAIT_LIMITED
+    assert server.receive(syn(1, 701)) is out.TIMEWAIT_ACK
+    assert server.queues == (0, 0, 0)
+
+
+@EVERY
+@pytest.mark.parametrize(("tsval", "decision"), [(5001, "queued"), (5000, "ignored"), (4999, "ignored")])
+def test_timewait_syn_with_old_number_passes_by_a_newer_timestamp(profile: Profile, tsval: int, decision: str) -> None:
+    """The last timestamp of the connection was 5000."""
+    server = closed_by_server(profile, tsval=5000)
+    assert server.receive(syn(1, 200, tsval=tsval, tsecr=0)).decision == decision
+
+
+@EVERY
+def test_timewait_syn_with_older_timestamp_is_refused_and_restarts_the_minute(profile: Profile) -> None:
+    server = closed_by_server(profile, tsval=5000)
+    assert server.receive(later_syn(50_000, tsval=4000, tsecr=0)) is out.TIMEWAIT_ACK
+    assert server.receive(later_syn(70_000, tsval=4000, tsecr=0)) is out.TIMEWAIT_ACK
+    assert server.receive(later_syn(130_500, tsval=4000, tsecr=0)) is out.QUEUED
+
+
+@EVERY
+def test_timewait_is_over_after_a_minute(profile: Profile) -> None:
+    server = closed_by_server(profile)
+    assert server.receive(syn(1, 60_099)) is out.TIMEWAIT_ACK
+    assert server.receive(syn(1, 60_100)) is out.QUEUED
+
+
+@EVERY
+@pytest.mark.parametrize("cookies", [0, 1])
+def test_timewait_syn_queue_full_is_exempt_since_6_10(profile: Profile, cookies: int) -> None:
+    """Before, it gets a cookie or is dropped like any other SYN; since then it is queued all the same."""
+    server = closed_by_server(profile, backlog=2, tcp_syncookies=cookies)
+    while server.listener.qlen < server.listener.syn_capacity:
+        server.receive(syn(50 + server.listener.qlen, 150))
+    outcome = server.receive(later_syn(200))
+    plain = "cookie" if cookies else "dropped"
+    assert outcome.decision == (plain if profile.timewait_syn_is_plain else "queued")
+
+
+@EVERY
+def test_timewait_syn_accept_queue_full_is_dropped_and_the_timewait_gone(profile: Profile) -> None:
+    """The old socket is destroyed first."""
+    server = closed_by_server(profile, backlog=0)
+    server.connect(2)
+    outcome = server.receive(later_syn(200))
+    assert outcome.counters == {"ListenOverflows": 1, "ListenDrops": 1}
+    assert KEY not in server.stack.ehash
+
+
+@EVERY
+def test_timewait_without_listener_acknowledges_the_syn(profile: Profile) -> None:
+    server = closed_by_server(profile)
+    server.listener.close()
+    assert server.receive(later_syn(200)) is out.TIMEWAIT_ACK
+
+
+@EVERY
+def test_timewait_exact_rst_ends_it(profile: Profile) -> None:
+    """tcp_rfc1337=0; nothing is answered."""
+    server = closed_by_server(profile)
+    assert server.receive(segment(RST, 1, 200, seq=NEXT + 1)) is out.TIMEWAIT_RST
+    assert KEY not in server.stack.ehash
+
+
+@EVERY
+def test_timewait_last_ack_again_is_silent(profile: Profile) -> None:
+    server = closed_by_server(profile)
+    assert server.receive(segment(ACK, 1, 200, seq=NEXT + 1)) is out.TIMEWAIT_SILENT
+    assert server.receive(segment(SYN | ACK, 1, 300)) is not out.QUEUED
+
+
+def test_old_timewaits_leave_the_hash() -> None:
+    """So that it does not grow with the capture."""
+    server = closed_by_server(MODERN[-1])
+    server.connect(2, at=70_000)
+    server.listener.accept()
+    child = server.child(2)
+    child.fin_seq_out = server_isn(2) + 2
+    server.receive(segment(FIN | ACK, 2, 70_100, ack=server_isn(2) + 2))
+    assert KEY not in server.stack.ehash
+    assert len(server.stack.ehash) == 1
