@@ -18,10 +18,18 @@ URG = 0x20
 ECE = 0x40
 CWR = 0x80
 
-_FLAG_LETTERS = ((SYN, "S"), (ACK, "A"), (FIN, "F"), (RST, "R"), (PSH, "P"), (URG, "U"), (ECE, "E"), (CWR, "C"))
-_FLAG_TEXT = tuple(
-    "".join(letter for bit, letter in _FLAG_LETTERS if flags & bit) for flags in range(256)
+_FLAG_LETTERS = (
+    (SYN, "S"),
+    (ACK, "A"),
+    (FIN, "F"),
+    (RST, "R"),
+    (PSH, "P"),
+    (URG, "U"),
+    (ECE, "E"),
+    (CWR, "C"),
 )
+_FLAG_TEXT = tuple("".join(letter for bit, letter in _FLAG_LETTERS if flags & bit) for flags in range(256))
+_HALF = 1 << 31  # half the sequence space
 
 
 class Segment(NamedTuple):
@@ -70,7 +78,7 @@ def end_seq(segment: Segment) -> int:
 
 def seq_after(a: int, b: int) -> bool:
     """Whether sequence number `a` is after `b`, modulo 2^32 (the kernel's after())."""
-    return 0 < ((a - b) & 0xFFFFFFFF) < 0x80000000
+    return 0 < ((a - b) & 0xFFFFFFFF) < _HALF
 
 
 def endpoint(address: str, port: int) -> bytes:

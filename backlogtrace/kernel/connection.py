@@ -158,9 +158,7 @@ def timewait_receive(stack: Stack, waiting: TimeWait, segment: Segment) -> Outco
         if segment.seq == waiting.rcv_nxt:
             del stack.ehash[waiting.key]
         return out.TIMEWAIT_RST
-    old = (
-        segment.tsval >= 0 and waiting.ts_recent > 0 and seq_after(waiting.ts_recent, segment.tsval)
-    )
+    old = segment.tsval >= 0 and waiting.ts_recent > 0 and seq_after(waiting.ts_recent, segment.tsval)
     newer = segment.tsval >= 0 and waiting.ts_recent > 0 and seq_after(segment.tsval, waiting.ts_recent)
     if flags & (SYN | ACK) == SYN:
         if not old and (seq_after(segment.seq, waiting.rcv_nxt) or newer):
@@ -171,7 +169,11 @@ def timewait_receive(stack: Stack, waiting: TimeWait, segment: Segment) -> Outco
     if old:
         waiting.until = segment.time_ns + TIMEWAIT_NS
     now = segment.time_ns
-    if stack.profile.timewait_acks_limited and waiting.last_ack is not None and now - waiting.last_ack < _CHALLENGE_NS:
+    if (
+        stack.profile.timewait_acks_limited
+        and waiting.last_ack is not None
+        and now - waiting.last_ack < _CHALLENGE_NS
+    ):
         return out.TIMEWAIT_LIMITED
     waiting.last_ack = now
     return out.TIMEWAIT_ACK

@@ -62,7 +62,13 @@ class ListenSocket:
     )
 
     def __init__(
-        self, stack: Stack, backlog: int, *, defer_accept_s: int = 0, syncnt: int = 0, fastopen_qlen: int | None = None
+        self,
+        stack: Stack,
+        backlog: int,
+        *,
+        defer_accept_s: int = 0,
+        syncnt: int = 0,
+        fastopen_qlen: int | None = None,
     ) -> None:
         self.stack = stack
         self.profile = stack.profile
@@ -313,7 +319,7 @@ class ListenSocket:
         return request
 
     def revive(self, request: Request, now_ns: int) -> None:
-        """A request the model expired, but whose SYN-ACK the kernel repeats: its timer has fired once more."""
+        """A request the model expired, but whose SYN-ACK the kernel repeats: its timer fired once more."""
         self.stack.ehash[request.key] = request
         self.qlen += 1
         if request.num_timeout == 0:

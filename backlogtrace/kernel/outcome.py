@@ -9,8 +9,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Decision = Literal[
-    "queued", "cookie", "fastopen", "retransmitted", "established", "dropped", "overflow", "rst",
-    "deferred", "aborted", "ignored", "passed",
+    "queued",
+    "cookie",
+    "fastopen",
+    "retransmitted",
+    "established",
+    "dropped",
+    "overflow",
+    "rst",
+    "deferred",
+    "aborted",
+    "ignored",
+    "passed",
 ]
 Reply = Literal["synack", "rst", "ack"]
 

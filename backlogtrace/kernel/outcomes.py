@@ -12,7 +12,7 @@ from __future__ import annotations
 from backlogtrace.kernel.outcome import Decision, Outcome, Reply
 
 
-def _outcome(  # noqa: PLR0913 - one line per decision below
+def _outcome(
     decision: Decision,
     rule: str,
     function: str,
@@ -71,10 +71,22 @@ COOKIE_ALWAYS = _outcome(
     "cookie", "listen.syncookies_always", _REQUEST, "synack", "TCPReqQFullDoCookies", "SyncookiesSent"
 )
 COOKIE_FULL_DROP = _outcome(  # before 4.7 the cookie path fell into the drop label
-    "cookie", "listen.syn_queue_full", _REQUEST, "synack", "TCPReqQFullDoCookies", "SyncookiesSent", "ListenDrops"
+    "cookie",
+    "listen.syn_queue_full",
+    _REQUEST,
+    "synack",
+    "TCPReqQFullDoCookies",
+    "SyncookiesSent",
+    "ListenDrops",
 )
 COOKIE_ALWAYS_DROP = _outcome(
-    "cookie", "listen.syncookies_always", _REQUEST, "synack", "TCPReqQFullDoCookies", "SyncookiesSent", "ListenDrops"
+    "cookie",
+    "listen.syncookies_always",
+    _REQUEST,
+    "synack",
+    "TCPReqQFullDoCookies",
+    "SyncookiesSent",
+    "ListenDrops",
 )
 DROP_SYN_QUEUE = _outcome(
     "dropped", "listen.syn_queue_full", _REQUEST, None, "TCPReqQFullDrop", "ListenDrops"
@@ -82,7 +94,12 @@ DROP_SYN_QUEUE = _outcome(
 DROP_RESERVED = _outcome("dropped", "listen.syn_queue_reserved", _REQUEST, None, "ListenDrops")
 DROP_ACCEPT_QUEUE = _outcome("dropped", "listen.accept_queue_full", _REQUEST, None, *_FULL)
 DROP_BOTH_FULL = _outcome(
-    "dropped", "listen.both_queues_full", _REQUEST, None, "TCPReqQFullDoCookies", *_FULL,
+    "dropped",
+    "listen.both_queues_full",
+    _REQUEST,
+    None,
+    "TCPReqQFullDoCookies",
+    *_FULL,
     reason="accept_queue_full",
 )
 DROP_BAD_FLAGS = _outcome("dropped", "listen.bad_flags", _LISTEN)

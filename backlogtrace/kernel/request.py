@@ -112,7 +112,7 @@ def _wrong_tsecr(request: Request, segment: Segment) -> bool:
     return seq_after(first, segment.tsecr) or seq_after(segment.tsecr, last)
 
 
-def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: C901, PLR0911, PLR0912 - kernel order is the content
+def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: PLR0911 - kernel order is the content
     """What a segment does to the request it belongs to (tcp_check_req)."""
     listener = request.listener
     profile = listener.profile
@@ -155,9 +155,7 @@ def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: C901, PLR
             return silent
         return limited if profile.out_of_window_limited and _rate_limited(request, segment) else answer
 
-    if (
-        profile.request_takes_tsval and segment.tsval >= 0 and not seq_after(segment.seq, rcv_nxt)
-    ):
+    if profile.request_takes_tsval and segment.tsval >= 0 and not seq_after(segment.seq, rcv_nxt):
         request.ts_recent = segment.tsval
 
     if segment.seq == request.rcv_isn:

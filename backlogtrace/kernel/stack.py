@@ -54,7 +54,13 @@ class Stack:
         """Told of every child that enters an accept queue."""
 
     def open(
-        self, end: bytes, backlog: int, *, defer_accept_s: int = 0, syncnt: int = 0, fastopen_qlen: int | None = None
+        self,
+        end: bytes,
+        backlog: int,
+        *,
+        defer_accept_s: int = 0,
+        syncnt: int = 0,
+        fastopen_qlen: int | None = None,
     ) -> ListenSocket:
         """socket(), bind() to `end` (address and port), socket options (None: not set) and listen()."""
         listener = ListenSocket(

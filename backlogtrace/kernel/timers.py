@@ -51,8 +51,7 @@ class RequestTimers:
         if bucket is None:
             self._buckets[key] = [request]
             heapq.heappush(self._keys, key)
-            if due < self.next_due:
-                self.next_due = due
+            self.next_due = min(self.next_due, due)
         else:
             bucket.append(request)
 
@@ -114,8 +113,7 @@ class WindowTimers:
             heapq.heappush(self._late, entry)
         else:
             queue.append(entry)
-        if due < self.next_due:
-            self.next_due = due
+        self.next_due = min(self.next_due, due)
 
     def pop_due(self, now_ns: int) -> Iterator[Request]:
         """Requests whose timer may fire at or before `now_ns`, in order."""

@@ -36,6 +36,8 @@ _SYN_BACKLOG = "net.ipv4.tcp_max_syn_backlog"
 _SOMAXCONN = "net.core.somaxconn"
 _FAST_OPEN = "net.ipv4.tcp_fastopen"
 _FIRST_MS = 40
+_RETRIES_END_MS = 1300
+_CLOCK = 200  # number of the client whose request shows when timers fire
 _ODDITIES = (
     "rst", "rst_off", "ack_off", "seq_off", "paws", "far_data", "syn_again", "syn_later", "syn_earlier",
     "syn_fin", "syn_ack", "fin", "no_ack", "null", "stray_ack", "bare_ack",
@@ -101,7 +103,19 @@ class _Draw:
     def scenario(self, backlog: int, clients: tuple[Client, ...], **given: Any) -> Scenario:
         """The scenario; `sysctl` in `given` is added to the defaults."""
         sysctl = DEFAULTS | given.pop("sysctl", {})
-        return Scenario(self.family, self.seed, self.lasts, sysctl, backlog, clients, **given)
+        app: tuple[App, ...] = given.pop("app", ())
+        if not sysctl[_RETRIES]:
+            sysctl[_RETRIES] = 1
+            app = (*app, App(0, "sysctl", 0, _RETRIES))
+        if any(step.name == _RETRIES and not step.value for step in app):
+            # Requests that expire without a SYN-ACK sent again leave no trace, and the capture would not
+            # show when this machine's timers fire. One request does, before the retries end.
+            app = tuple(
+                replace(step, at=max(step.at, _RETRIES_END_MS)) if step.name == _RETRIES else step for step in app
+            )
+            clock = self.client(_CLOCK, _FIRST_MS, manner="silent", syn_retries=(), lost_acks=0, syn_data=0)
+            clients = (*clients, clock)
+        return Scenario(self.family, self.seed, self.lasts, sysctl, backlog, clients, app=app, **given)
 
 
 def _documents(draw: _Draw) -> Scenario:

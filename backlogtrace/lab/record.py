@@ -117,6 +117,7 @@ class _Player:
         self._made = 0
         self._peers: dict[bytes, Peer] = {}
         self._start_ns = 0
+        self._over = False
         self.first_counters = self._counters = netns.counters()
 
     @property
@@ -135,23 +136,22 @@ class _Player:
                     self.later(odd.at, lambda peer=peer, odd=odd: peer.oddity(odd.kind))  # type: ignore[misc]
         for step in self.scenario.app:
             self.later(step.at, lambda step=step: self._act(step))  # type: ignore[misc]
+        self.later(self.scenario.lasts, self._stop)
         self._start_ns = time.monotonic_ns()
-        end = self.scenario.lasts * _MS
-        while (due := min(self._agenda[0][0], end) if self._agenda else end) < end or self._now() < end:
-            wait = due - self._now()
-            if wait > 0:
-                readable, _, _ = select.select([self._tun.tap], [], [], wait / 1e9)
-                if readable:
-                    self._timers()
-                continue
-            self._timers()
-            if due == end:
-                break
-            heapq.heappop(self._agenda)[2]()
+        while not self._over:
+            wait = self._agenda[0][0] - self._now()
+            if wait <= 0:
+                heapq.heappop(self._agenda)[2]()
+            elif select.select([self._tun.tap], [], [], wait / 1e9)[0]:
+                self._timers()
+        self._timers()
         self.lines.append(self._look() | {"dir": "end", "time_ns": time.time_ns()})
 
     def _now(self) -> int:
         return time.monotonic_ns() - self._start_ns if self._start_ns else 0
+
+    def _stop(self) -> None:
+        self._over = True
 
     def _begin(self, peer: Peer) -> None:
         self._peers[peer.me] = peer
@@ -228,6 +228,7 @@ class _Player:
     # ---- what the application does -----------------------------------------------------------
 
     def _act(self, step: App) -> None:
+        self._timers()
         when = time.time_ns()
         event = {"time_ns": when, "op": step.op, "listener": 0}
         done = 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from backlogtrace.errors import UsageError
 from backlogtrace.kernel import profiles
-from backlogtrace.kernel.settings import DEFAULTS, make_settings
+from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
 from backlogtrace.replay.engine import Replay
@@ -21,8 +21,8 @@ from backlogtrace.replay.events import EventQueue
 from backlogtrace.replay.host import AcceptModel, Host, HostListener
 from backlogtrace.replay.journal import Journal
 from backlogtrace.replay.lookahead import AHEAD_NS
-from backlogtrace.replay.rows import Header, ListenerSummary
 from backlogtrace.replay.route import Route
+from backlogtrace.replay.rows import Header, ListenerSummary
 from backlogtrace.replay.track import Track
 from backlogtrace.segment import ACK, RST, SYN, endpoint, endpoint_text
 
@@ -163,7 +163,9 @@ class Analysis:
             kernel=stack.profile.name,
             kernel_note=self._note,
             backlog=asked,
-            backlog_source="assumed" if asked is None else ("--backlog" if self._options.backlog is not None else "host file"),
+            backlog_source="assumed"
+            if asked is None
+            else ("--backlog" if self._options.backlog is not None else "host file"),
             effective_backlog=0,
             somaxconn=stack.settings.somaxconn,
             accept_capacity=0,
@@ -187,7 +189,8 @@ class Analysis:
         header.notes = list(info.notes)
         if self._ignored_listeners:
             header.notes.append(
-                f"{self._ignored_listeners} more endpoints got SYNs; only the first {LISTENER_LIMIT} are analysed"
+                f"only the first {LISTENER_LIMIT} listeners are analysed; "
+                f"{self._ignored_listeners} more endpoints got SYNs"
             )
         if self._note:
             header.notes.insert(0, self._note)
@@ -203,7 +206,9 @@ def _merge(host: Host, options: Options) -> Host:
     """The host file with what the command line overrides."""
     listeners = list(options.listeners) or list(host.listeners)
     for index, listener in enumerate(listeners):
-        twin = next((h for h in host.listeners if (h.address, h.port) == (listener.address, listener.port)), None)
+        twin = next(
+            (h for h in host.listeners if (h.address, h.port) == (listener.address, listener.port)), None
+        )
         merged = twin or listener
         if options.backlog is not None:
             merged = replace(merged, backlog=options.backlog)

@@ -30,7 +30,8 @@ _ABSURD_NS = 30 * NS
 def server_clock(profile: Profile, segments: Iterable[Segment], hz: int | None, boot_ns: int | None) -> Clock:
     """The clock of a host: how timers fire is the kernel's, HZ and boot time (ns) are the machine's.
 
-    TickClock when HZ and boot time (ns) are given and the capture's repeated SYN-ACKs agree with them."""
+    TickClock when HZ and boot time (ns) are given and the capture's repeated SYN-ACKs agree with them.
+    """
     if profile.timer == "prune":
         return PruneClock(hz or 0, boot_ns or 0)
     if hz is None or boot_ns is None:

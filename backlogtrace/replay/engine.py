@@ -60,7 +60,7 @@ class Replay:
 
     # ---- the pass ----
 
-    def run(self, segments: list[Segment], upto: int) -> Iterator[Row]:
+    def run(self, segments: list[Segment], upto: int) -> Iterator[Row]:  # noqa: PLR0915 - one flat loop
         """Replay segments[:upto]; the rest may be looked ahead into.
 
         The loop is flat because most packets of a big capture belong to ordinary handshakes and
@@ -201,7 +201,9 @@ class Replay:
         born = entry.born if type(entry) is Request else None
         self._account(track, segment, key, born, self.stack.receive(segment))
 
-    def _account(self, track: Track, segment: Segment, key: bytes, born: int | None, outcome: Outcome) -> None:
+    def _account(
+        self, track: Track, segment: Segment, key: bytes, born: int | None, outcome: Outcome
+    ) -> None:
         """Count the decision, write its row, expect the reply."""
         socket = track.socket
         journal = self._journal
@@ -286,7 +288,12 @@ class Replay:
         if journal.wants(outcome.decision):
             synack = expectation.reply == "synack"
             journal.sent(
-                track, segment, expectation.reply, reason, expectation.cause, attempt=attempt if synack else None
+                track,
+                segment,
+                expectation.reply,
+                reason,
+                expectation.cause,
+                attempt=attempt if synack else None,
             )
 
     def _repeated(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
@@ -304,14 +311,17 @@ class Replay:
             request.num_retrans += 1
             request.listener.rearm(request, segment.time_ns)
         elif type(entry) is Child:
-            detail = "SYN-ACK repeated: the kernel did not take the ACK that completed the handshake in the model"
+            detail = (
+                "SYN-ACK repeated: the kernel did not take the ACK that completed the handshake in the model"
+            )
             entry.listener.demote(entry, segment)
         else:
             what = "unexpected_reply"
             detail = "SYN-ACK seen, the model has no SYN to answer"
             row = self._journal.unproved.get(key)
             if row is not None and row.outcome.decision == "dropped":
-                detail = f"SYN-ACK seen, the model dropped the SYN of frame {row.segment.frame} ({row.outcome.reason})"
+                reason = row.outcome.reason
+                detail = f"SYN-ACK seen, the model dropped the SYN of frame {row.segment.frame} ({reason})"
             alive = track.socket is not None and track.socket.listening
             if not self._firing.revive(key, segment) and alive:
                 track.socket.adopt(key, segment)  # type: ignore[union-attr]
@@ -357,7 +367,11 @@ class Replay:
             what, detail = "missing_reply", f"{name} predicted for frame {cause}, none seen"
         self._journal.mismatch(track, key, expectation.time_ns, what, detail, cause)
         entry = self.stack.ehash.get(key)
-        if type(entry) is Request and expectation.reply == "synack" and entry.num_retrans == expectation.attempt:
+        if (
+            type(entry) is Request
+            and expectation.reply == "synack"
+            and entry.num_retrans == expectation.attempt
+        ):
             entry.listener.remove(entry)  # the kernel seems not to have it
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from backlogtrace.kernel.connection import Child
     from backlogtrace.kernel.stack import Stack
-    from backlogtrace.replay.host import AcceptModel, Host, HostEvent, HostListener
+    from backlogtrace.replay.host import AcceptModel, Host, HostEvent
     from backlogtrace.replay.journal import Journal
     from backlogtrace.replay.route import Route
     from backlogtrace.replay.track import Track
@@ -35,8 +35,14 @@ class EventQueue:
     `tracks` are the listeners of `host.listeners`, in the same order.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of a replay
-        self, stack: Stack, route: Route, journal: Journal, host: Host, tracks: list[Track], accept: AcceptModel
+    def __init__(
+        self,
+        stack: Stack,
+        route: Route,
+        journal: Journal,
+        host: Host,
+        tracks: list[Track],
+        accept: AcceptModel,
     ) -> None:
         self.next_ns = NEVER
         self.expected = Expectations()
@@ -130,16 +136,22 @@ class EventQueue:
         child = next((c for c in queue if peer is None or c.key.startswith(peer)), None)
         if child is None or socket is None:
             name = "a client" if peer is None else endpoint_text(peer)
-            self._differs(track, peer, when, f"accept() returned {name}, which is not in the model's accept queue")
+            self._differs(
+                track, peer, when, f"accept() returned {name}, which is not in the model's accept queue"
+            )
             return
         if child is not socket.accept_queue[0]:
             head = endpoint_text(socket.accept_queue[0].key[: len(child.key) // 2])
-            self._differs(track, peer, when, f"accept() returned {endpoint_text(peer or b'')}, the model has {head} at the head")
+            self._differs(
+                track,
+                peer,
+                when,
+                f"accept() returned {endpoint_text(peer or b'')}, the model has {head} at the head",
+            )
         socket.accept_queue.remove(child)
         child.accepted = True
         track.summary.accepted += 1
         self._journal.event(track, when, "accepted", child.key)
-
 
     def _differs(self, track: Track, peer: bytes | None, when: int, detail: str) -> None:
         """The host file says something that the model can't follow."""

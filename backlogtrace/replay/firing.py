@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from backlogtrace.kernel.clock import TickClock
 from backlogtrace.kernel.connection import Child
 from backlogtrace.kernel.request import Request
 from backlogtrace.kernel.timers import NEVER
@@ -38,7 +39,7 @@ _EARLY_NS = 16_000_000  # a timer's packet may be captured this much before the 
 class Firing:
     """The pending timers of a replay."""
 
-    def __init__(  # noqa: PLR0913 - the parts of a replay
+    def __init__(
         self, stack: Stack, route: Route, journal: Journal, expected: Expectations, ahead: Lookahead
     ) -> None:
         self._stack = stack
@@ -95,7 +96,11 @@ class Firing:
         if request.timer == timer:
             plan_expire, send = request.listener.timer_plan(request)
             expire = expire or plan_expire
-            if expire and request.snt_isn is not None and self._ahead.repeated(request.key, request.snt_isn, deadline):
+            if (
+                expire
+                and request.snt_isn is not None
+                and self._ahead.repeated(request.key, request.snt_isn, deadline)
+            ):
                 expire, send = False, True  # its SYN-ACK comes late
             self._fire(request, deadline, expire=expire, send=send and not expire)
 
@@ -136,7 +141,9 @@ class Firing:
             expire = False  # its window opened when it was not to expire yet
         if expire and not self._relieved(request, now):
             return "SYN-ACK repeated although its request should have expired: more retries than assumed?"
-        self._fire(request, min(request.due, now) if self._stack.clock.exact else now, expire=False, send=True)
+        self._fire(
+            request, min(request.due, now) if self._stack.clock.exact else now, expire=False, send=True
+        )
         return ""
 
     def revive(self, key: bytes, synack: Segment) -> bool:
@@ -158,7 +165,7 @@ class Firing:
         listener = request.listener
         fired = sent_ns(synack, request.born, request.snt_tsval_first)
         corrected = fired < synack.time_ns
-        if clock.exact and (corrected or fired - expectation.time_ns < clock.tick_ns):
+        if isinstance(clock, TickClock) and (corrected or fired - expectation.time_ns < clock.tick_ns):
             clock.pin(fired, listener.interval(request.num_timeout - 1), precise=not corrected)
         if request.timer and abs(fired - expectation.due_ns) > clock.tick_ns:
             earliest = fired if synack.tsval >= 0 or not clock.exact else expectation.due_ns

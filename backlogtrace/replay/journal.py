@@ -86,7 +86,7 @@ class Journal:
         )
         track.sample(when, accept, syn_low, syn_high)
 
-    def mismatch(  # noqa: PLR0913 - the columns of a row
+    def mismatch(
         self, track: Track, key: bytes, when: int, what: str, detail: str, frame: int | None = None
     ) -> None:
         """The wire shows something else than the model predicted."""

@@ -22,7 +22,7 @@ class Route:
         self.wild: dict[bytes, Track] = {}
 
     def add(self, end: bytes, track: Track) -> None:
-        """A listener bound to `end`; an all-zero address serves every address of its family (`::` of both)."""
+        """A listener bound to `end`; an all-zero address serves all of its family (`::` both)."""
         (self.exact if any(end[:-2]) else self.wild)[end] = track
 
     def find(self, end: bytes) -> Track | None:

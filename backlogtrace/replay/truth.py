@@ -62,7 +62,7 @@ def compare_scenario(folder: str | Path) -> Comparison:
 
     Raises CaptureError when a file is missing or damaged, UsageError for a bad host file.
     """
-    from backlogtrace.capture import open_capture  # noqa: PLC0415 - numpy only where it is needed
+    from backlogtrace.capture import open_capture
 
     folder = Path(folder)
     truth = _load_truth(folder / "truth.jsonl")
@@ -87,7 +87,9 @@ def compare_capture(capture: Capture, host: Host, truth: list[dict[str, Any]]) -
                 result.frames += 1
                 resent += row.outcome.counters.get(_TIMER_COUNTER, 0)
                 _compare_in(row, expected, result)
-                unread = [d for d in result.differences if d.frame == row.segment.frame and d.field == "syn_queue"]
+                unread = [
+                    d for d in result.differences if d.frame == row.segment.frame and d.field == "syn_queue"
+                ]
         elif type(row) is OutRow:
             expected = rows.get(row.segment.frame)
             if expected is not None:
@@ -134,7 +136,12 @@ def _compare_out(row: OutRow, expected: dict[str, Any], result: Comparison) -> N
     cause = expected["cause"]
     if cause == 0 and row.decision == "synack":
         _differ(result, row.segment.frame, "reason", "timer", row.reason)
-    elif isinstance(cause, int) and cause and row.decision in {"synack", "rst", "ack"} and row.cause is not None:
+    elif (
+        isinstance(cause, int)
+        and cause
+        and row.decision in {"synack", "rst", "ack"}
+        and row.cause is not None
+    ):
         _differ(result, row.segment.frame, "cause", cause, row.cause)
 
 
