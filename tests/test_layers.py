@@ -20,8 +20,9 @@ MAY_IMPORT = {
     "kernel": {"segment"},
     "capture": BASE,
     "replay": BASE | {"kernel", "capture"},
+    "lab": BASE,
     "report": BASE | {"kernel", "capture", "replay"},
-    "cli": BASE | {"kernel", "capture", "replay", "report"},
+    "cli": BASE | {"kernel", "capture", "replay", "report", "lab"},
     "__main__": {"cli"},
     "__init__": set[str](),
 }
@@ -115,7 +116,7 @@ def test_module_imports_only_what_its_layer_may(path: Path, module: str) -> None
 
 def test_all_parts_are_found() -> None:
     found = {part_of(module) for _, module in modules()}
-    assert found >= {"segment", "kernel", "capture", "replay", "report", "cli"}
+    assert found >= {"segment", "kernel", "capture", "replay", "report", "lab", "cli"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.glob("kernel/**/*.py")), ids=lambda path: path.stem)
@@ -145,6 +146,9 @@ def test_kernel_calls_nothing_that_reads_or_prints(path: Path) -> None:
         ("backlogtrace.replay.rows", "import rich.table"),
         ("backlogtrace.report.text", "from click import echo"),
         ("backlogtrace.report.text", "import numpy as np"),
+        ("backlogtrace.lab.record", "from backlogtrace import capture"),
+        ("backlogtrace.lab.record", "import numpy"),
+        ("backlogtrace.replay.truth", "from backlogtrace.lab import record"),
         ("backlogtrace.cli.analyze", "import requests"),
         ("backlogtrace.report.text", "importlib.import_module('backlogtrace.cli')"),
     ],

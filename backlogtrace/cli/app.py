@@ -21,6 +21,7 @@ COMMANDS = {
     "analyze": "backlogtrace.cli.analyze",
     "check": "backlogtrace.cli.check",
     "kernels": "backlogtrace.cli.kernels",
+    "lab": "backlogtrace.cli.lab",
     "schema": "backlogtrace.cli.schema",
 }
 """Command -> module that has it under the same name; imported when it is needed."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backlogtrace.report.kernels import Page
 
 
-@click.command(context_settings=CONTEXT, short_help="List the modelled kernels and what changed between them.")
+@click.command(context_settings=CONTEXT, short_help="List the modelled kernels and what changed between.")
 @click.argument("name", required=False)
 @click.option(
     "--diff", nargs=2, metavar="NAME NAME", help="What the second kernel does differently, and since when."

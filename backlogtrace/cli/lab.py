@@ -6,8 +6,10 @@ to know how one is played and how it is compared.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shutil
+import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -141,7 +143,7 @@ def _draw(count: int, seed: int, families: tuple[str, ...], seconds: float) -> l
 def _play_all(scenarios: Sequence[Scenario], jobs: int, folder: Path, findings: _Findings) -> None:
     """Play everything; what differs a second time, with less going on at the same time."""
     unsure: list[tuple[Scenario, Result]] = []
-    with _counter(len(scenarios)) as step:
+    with _progress(len(scenarios)) as step:
         for scenario, result in _played(scenarios, jobs, folder / findings.kernel):
             family = findings.families.setdefault(scenario.family, _Family())
             family.scenarios += 1
@@ -264,28 +266,16 @@ def _row(row: dict[str, Any]) -> tuple[str, str, str, str]:
     return row["scenario"], safe(first["where"]) + more, safe(first["kernel"], _CELL), safe(first["model"], _CELL)
 
 
-class _counter:  # noqa: N801 - used like a function
-    """A progress bar on stderr for somebody who watches; calling it counts one."""
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[], None]]:
+    """A bar on stderr for somebody who watches; what it yields counts one."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
 
-    def __init__(self, total: int) -> None:
-        import sys
-
-        self._total = total
-        self._watched = sys.stderr.isatty()
-        self._close: Callable[[], None] | None = None
-
-    def __enter__(self) -> Callable[[], None]:
-        if not self._watched:
-            return lambda: None
-        from rich.console import Console
-        from rich.progress import Progress
-
-        bar = Progress(console=Console(stderr=True, markup=False, highlight=False), transient=True)
-        bar.start()
-        self._close = bar.stop
-        task = bar.add_task("scenarios", total=self._total)
-        return lambda: bar.advance(task)
-
-    def __exit__(self, *_: object) -> None:
-        if self._close is not None:
-            self._close()
+    console = Console(stderr=True, markup=False, emoji=False, highlight=False)
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("scenarios", total=total)
+        yield lambda: bar.advance(task)

@@ -147,7 +147,7 @@ class PruneClock(TickClock):
     exact = False
 
     def __init__(self, hz: int, boot_ns: int) -> None:
-        super().__init__(hz or 1000, boot_ns)
+        super().__init__(hz or 1000, boot_ns, wheel=False)
 
     def arm(self, now_ns: int, seconds: int) -> tuple[int, int, int]:
         """(earliest ns, latest ns, 0): up to three runs late, and a few ticks of timer slack."""

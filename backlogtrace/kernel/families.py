@@ -93,7 +93,7 @@ _4_9 = _series("4.9", V4_8, "v4.9.207", (0, []), (207, [_STAMP]))
 V4_10: Final = derive(V4_8, "4.10", "v4.10", changes.NO_FULL_QUEUE_GRACE)
 _4_14 = _series("4.14", V4_10, "v4.14.160", (0, []), (160, [_STAMP]))
 V4_15: Final = derive(V4_10, "4.15", "v4.15", changes.TIMEWAIT_SYN_PLAIN)
-EL8: Final = derive(V4_15, "4.18-el8", "RHEL 8.3, 4.18.0-240.el8", _STAMP, usual_hz=1000)
+EL8: Final = derive(V4_15, "4.18-el8", "RHEL 8, 4.18.0-240.el8", _STAMP, usual_hz=1000)
 _4_19 = _series("4.19", V4_15, "v4.19.91", (0, []), (91, [_STAMP]))
 _5_4 = _series(
     "5.4", V4_15, "v5.4.59", (0, [changes.SOMAXCONN_4096]), (5, [_STAMP]), (290, [_SPARE]), proved=1

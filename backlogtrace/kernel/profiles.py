@@ -27,7 +27,7 @@ _UBUNTU: Final[dict[tuple[int, int], tuple[tuple[int, int], ...]]] = {
     (5, 15): ((0, 30), (135, 178), (141, 179)),
     (6, 8): ((0, 0), (71, 72), (130, 128), (148, 158)),  # levels of 6.6, which 6.8 follows
 }
-_RELEASE = re.compile(r"(\d{1,3})\.(\d{1,3})(?:\.(\d{1,6}))?(.*)", re.DOTALL)
+_RELEASE = re.compile(r"(\d{1,3})\.(\d{1,3})(?:\.(\d{1,6}))?((?:[-+._~].*)?)", re.DOTALL)
 _BUILD = re.compile(r"-(?:0\.deb\d+\.)?(\d{1,5})(-|$)")
 _NAMED: Final = {profile.name: profile for profile in PROFILES}
 

@@ -94,7 +94,7 @@ class ClientImpact:
     decisions: dict[str, int]
     """How often each harmful decision hit it: dropped, overflow, rst …"""
     fate: Literal["connected", "reset", "never", "gave_up", "open"]
-    """connected late; reset by the server; never connected; reset by the client; open at the capture's end."""
+    """connected late; reset by the server; never connected; reset by the client; open at the end."""
     added_ns: int
     """Latency the listener added: first SYN to connection minus the handshake's own round trip;
     for the others the time from the first SYN to its last packet."""

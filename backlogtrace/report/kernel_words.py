@@ -5,17 +5,17 @@ The one dictionary between the fields of Profile and people. Refuses to know whi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backlogtrace.kernel.settings import DEFAULTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from backlogtrace.kernel.profile import Profile
 
-_YES_NO = {True: "yes", False: "no"}
-BEHAVIOURS: dict[str, tuple[str, Mapping[object, str] | str]] = {
+Words = dict[Any, str] | str
+"""Value -> words, or a format for the value."""
+_YES_NO: Words = {True: "yes", False: "no"}
+BEHAVIOURS: dict[str, tuple[str, Words]] = {
     "syn_table": (
         "SYN queue limit",
         {True: "power of two above the backlog, fixed at the first listen()", False: "the backlog"},
@@ -33,32 +33,36 @@ BEHAVIOURS: dict[str, tuple[str, Mapping[object, str] | str]] = {
         },
     ),
     "requests_die_with_listener": (
-        "close() of the listener", {True: "frees its requests at once", False: "leaves its requests to time out"},
+        "close() of the listener",
+        {True: "frees its requests at once", False: "leaves its requests to time out"},
     ),
     "syncookies_2_is_1": ("tcp_syncookies=2", {True: "the same as 1", False: "a cookie for every SYN"}),
     "cookie_counts_drop": ("cookie sent counts ListenDrops", _YES_NO),
     "cookie_mss_v4": ("MSS kept by cookies, IPv4", "{}"),
     "cookie_mss_v6": ("MSS kept by cookies, IPv6", "{}"),
-    "cookie_max_age": ("cookie minutes accepted", {2: "this and the previous one", 4: "this and the previous three"}),
+    "cookie_max_age": (
+        "cookie minutes accepted", {2: "this and the previous one", 4: "this and the previous three"},
+    ),
     "cookie_window_s": ("cookies looked at after the last", "{} s"),
     "cookie_stamp_idle_s": ("last cookie noted", {0: "always", 1: "at most once a second"}),
     "cookie_stamp_from_zero": (
         "cookies looked at without any sent", {True: "299 to 420 s after boot", False: "never"},
     ),
     "stray_ack_counts_failed": (
-        "ACK nobody waits for", {True: "counts SyncookiesFailed", False: "not counted unless cookies were sent"},
+        "ACK nobody waits for",
+        {True: "counts SyncookiesFailed", False: "not counted unless cookies were sent"},
     ),
-    "wrong_ack_may_be_cookie": ("wrong ACK for a request", {True: "tried as a cookie, then reset", False: "reset"}),
-    "duplicate_syn_limited": (
-        "duplicate SYN answered", {True: "once per tcp_invalid_ratelimit", False: "every time"},
+    "wrong_ack_may_be_cookie": (
+        "wrong ACK for a request", {True: "tried as a cookie, then reset", False: "reset"},
     ),
-    "out_of_window_limited": (
-        "out of window answered", {True: "once per tcp_invalid_ratelimit", False: "every time"},
-    ),
+    "duplicate_syn_limited": ("duplicate SYN answered", {True: "at a limited rate", False: "every time"}),
+    "out_of_window_limited": ("out of window answered", {True: "at a limited rate", False: "every time"}),
     "counts_syn_retrans": ("counter TCPSynRetrans", _YES_NO),
     "established_syn_acked": ("SYN on an established connection", {True: "challenge ACK", False: "ignored"}),
     "timewait_acks_limited": ("ACKs from TIME_WAIT", {True: "at most every 500 ms", False: "not limited"}),
-    "fastopen_option_34": ("Fast Open option of RFC 7413", {True: "known", False: "only the experimental one"}),
+    "fastopen_option_34": (
+        "Fast Open option of RFC 7413", {True: "known", False: "only the experimental one"},
+    ),
     "fastopen_counts_every_syn": (
         "TCPFastOpenPassive counts", {True: "every SYN with data, child or not", False: "children made"},
     ),
@@ -71,9 +75,12 @@ BEHAVIOURS: dict[str, tuple[str, Mapping[object, str] | str]] = {
     ),
     "checks_tsecr": ("echoed timestamp checked", _YES_NO),
     "rto_max_setting": ("longest SYN-ACK interval", {True: "tcp_rto_max_ms", False: "120 s"}),
-    "dataless_fastopen": ("Fast Open without cookie", {True: "with or without data", False: "only with data"}),
+    "dataless_fastopen": (
+        "Fast Open without cookie", {True: "with or without data", False: "only with data"},
+    ),
     "timewait_syn_is_plain": (
-        "SYN that reuses TIME_WAIT", {True: "held to the SYN-queue test", False: "exempt from the SYN-queue test"},
+        "SYN that reuses TIME_WAIT",
+        {True: "held to the SYN-queue test", False: "exempt from the SYN-queue test"},
     ),
     "defaults": ("sysctl defaults", "{}"),
 }  # fmt: skip

@@ -15,12 +15,18 @@ from backlogtrace.report import kernel_words as words
 from backlogtrace.report.safe import safe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from backlogtrace.kernel.profile import Change, Profile
     from backlogtrace.report.rich_report import Look
 
 SCHEMA_VERSION = "1"
+_LEGEND = f"""\
+* held packet by packet against that kernel; the others follow from the changes alone.
+SYN queue: its limit. When full: what a full accept queue does to a SYN.
+Cookies: accepted how long after the last one. Timers: what SYN-ACK intervals are rounded to.
+Without --kernel, {DEFAULT.name} is assumed. `kernels NAME` shows one, `kernels --diff NAME NAME` two.
+NAME may also be a distribution or what `uname -r` prints."""
 _PROVENANCE = ("since", "commit", "also in", "evidence")
 
 
@@ -29,7 +35,7 @@ class Table:
     """Rows of words under a header; on a terminal the last `folded` columns share one."""
 
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     folded: int = 1
 
 
@@ -58,13 +64,7 @@ def overview() -> Page:
         title=f"{len(PROFILES)} kernel families",
         tables=[table],
         data={"default": DEFAULT.name, "profiles": [_portrait(profile) for profile in PROFILES]},
-        closing=[
-            "* held packet by packet against that kernel; the others follow from the changes alone.",
-            "SYN queue: its limit. When full: what a full accept queue does to a SYN. Cookies: how long "
-            "after the last one they are accepted. Timers: what SYN-ACK intervals are rounded to.",
-            f"Without --kernel, {DEFAULT.name} is assumed. `kernels NAME` shows one with its changes, "
-            "`kernels --diff NAME NAME` compares two; NAME may be a distribution or what `uname -r` prints.",
-        ],
+        closing=_LEGEND.splitlines(),
     )
 
 

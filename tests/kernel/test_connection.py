@@ -79,10 +79,11 @@ def test_syn_on_a_connection_is_challenged_once_per_half_second(profile: Profile
 @EVERY
 def test_rst_frees_the_4_tuple_and_keeps_the_place_in_the_queue(profile: Profile) -> None:
     """accept() still returns it."""
-    server = connected(profile, backlog=0)
+    server = connected(profile, backlog=1)
+    server.connect(2)
     assert server.receive(segment(RST, 1, 10)) is out.PASSED
     assert KEY not in server.stack.ehash
-    assert server.queues == (1, 0, 0)
+    assert server.queues == (2, 0, 0)
     assert server.receive(syn(1, 20)).decision == "dropped"
     assert server.listener.accept() is not None
     assert server.receive(syn(1, 30)) is out.QUEUED
@@ -176,8 +177,8 @@ def test_timewait_syn_queue_full_is_exempt_since_6_10(profile: Profile, cookies:
 @EVERY
 def test_timewait_syn_accept_queue_full_is_dropped_and_the_timewait_gone(profile: Profile) -> None:
     """The old socket is destroyed first."""
-    server = closed_by_server(profile, backlog=0)
-    server.connect(2)
+    server = closed_by_server(profile, backlog=1)
+    server.connect(2, 3)
     outcome = server.receive(later_syn(200))
     assert outcome.counters == {"ListenOverflows": 1, "ListenDrops": 1}
     assert KEY not in server.stack.ehash

@@ -109,9 +109,10 @@ def test_queue_full_makes_requests(profile: Profile) -> None:
 
 @EVERY
 def test_accept_queue_full_drops_the_syn_before_fast_open(profile: Profile) -> None:
-    server = Server(profile, backlog=0, tcp_fastopen=2, fastopen_qlen=5)
-    server.receive(with_cookie(server, 1))
-    assert server.receive(with_cookie(server, 2)) is out.DROP_ACCEPT_QUEUE
+    server = Server(profile, backlog=1, tcp_fastopen=2, fastopen_qlen=5)
+    for c in (1, 2):
+        server.receive(with_cookie(server, c))
+    assert server.receive(with_cookie(server, 3)) is out.DROP_ACCEPT_QUEUE
 
 
 @EVERY

@@ -107,7 +107,7 @@ def test_ack_completes_the_handshake(profile: Profile, final: object) -> None:
 @EVERY
 def test_ack_accept_queue_full_is_ignored_every_time(profile: Profile) -> None:
     """ListenOverflows and ListenDrops for each segment, data or not; request, queues and timer stay."""
-    server = half_open(profile, backlog=1)
+    server = half_open(profile, backlog=2)
     server.connect(2)
     server.listener.listen(0)
     due = server.request(1).due
@@ -125,7 +125,7 @@ def test_ack_accept_queue_full_is_ignored_every_time(profile: Profile) -> None:
 @EVERY
 def test_ack_accept_queue_full_abort_on_overflow_resets(profile: Profile) -> None:
     """RST, request gone, EmbryonicRsts but no AttemptFails."""
-    server = half_open(profile, backlog=1, tcp_abort_on_overflow=1)
+    server = half_open(profile, backlog=2, tcp_abort_on_overflow=1)
     server.connect(2)
     server.listener.listen(0)
     outcome = server.receive(ack(1, 1))
