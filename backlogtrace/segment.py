@@ -7,7 +7,7 @@ from nor what a listener does with them.
 from __future__ import annotations
 
 import socket
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 FIN = 0x01
 SYN = 0x02
@@ -63,6 +63,50 @@ class Segment(NamedTuple):
     tsecr: int = -1
     fastopen: bytes | None = None
     """TCP Fast Open option (RFC 7413): None when absent, b"" for a cookie request."""
+
+
+class Handshake(NamedTuple):
+    """An ordinary three-way handshake as one item: SYN, SYN-ACK and completing ACK, each seen once.
+
+    Stands in a list of segments at the place of its SYN; begins with the same fields as a Segment.
+    Nothing of the connection came between or before, the ACK carries no data, it came within
+    `HANDSHAKE_MAX_NS`, and the server was seen to use the connection afterwards. The packets up to
+    that proof are in it; those after it (FIN, RST) are segments of their own.
+    """
+
+    frame: int
+    time_ns: int
+    """Of the SYN."""
+    src: bytes
+    """The client."""
+    dst: bytes
+    flags: int
+    """HANDSHAKE: no flag bits of a segment."""
+    ack_ns: int
+    """Time of the completing ACK."""
+    rcv_nxt: int
+    """Sequence number after what the client had sent when the server used the connection."""
+    tsval: int
+    """Timestamp value of the completing ACK, -1 when absent."""
+    source: HandshakeSource
+    index: int
+
+    def segments(self) -> list[Segment]:
+        """The packets that were put together, in order."""
+        return self.source.segments(self.index)
+
+
+class HandshakeSource(Protocol):
+    """Who can still tell the packets of a handshake one by one."""
+
+    def segments(self, index: int) -> list[Segment]:
+        """The packets of handshake `index`, in order."""
+        ...
+
+
+HANDSHAKE = 0x1000
+HANDSHAKE_MAX_NS = 900_000_000
+"""Less than the first SYN-ACK timer: no timer fires within an ordinary handshake."""
 
 
 def flag_text(flags: int) -> str:

@@ -59,34 +59,66 @@ class _Findings:
     """Folder with the recordings that were kept."""
 
 
-@click.command(context_settings=CONTEXT, short_help="Ask this machine's kernel whether it behaves as modelled.")
+@click.command(context_settings=CONTEXT, short_help="Ask this machine's kernel whether it does the same.")
 @click.option(
-    "-n", "--count", type=click.IntRange(1, 100_000), default=60, show_default=True, metavar="N",
+    "-n",
+    "--count",
+    type=click.IntRange(1, 100_000),
+    default=60,
+    show_default=True,
+    metavar="N",
     help="Scenarios to play, families in turn.",
 )
 @click.option(
-    "-j", "--jobs", type=click.IntRange(1, 256), default=_JOBS, show_default=True, metavar="N",
+    "-j",
+    "--jobs",
+    type=click.IntRange(1, 256),
+    default=_JOBS,
+    show_default=True,
+    metavar="N",
     help="Scenarios at a time; they mostly wait.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="First seed.")
 @click.option(
-    "--family", "families", type=click.Choice(list(FAMILIES)), multiple=True, metavar="NAME",
+    "--family",
+    "families",
+    type=click.Choice(list(FAMILIES)),
+    multiple=True,
+    metavar="NAME",
     help="Only scenarios of this family; repeatable. Families: " + ", ".join(FAMILIES) + ".",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(1, 300), default=6.0, show_default=True, metavar="S",
+    "--seconds",
+    type=click.FloatRange(1, 300),
+    default=6.0,
+    show_default=True,
+    metavar="S",
     help="Length of a scenario. The longest timers need 70.",
 )
 @click.option(
-    "--keep", type=click.Path(file_okay=False), metavar="DIR",
+    "--keep",
+    type=click.Path(file_okay=False),
+    metavar="DIR",
     help="Keep all recordings in DIR [default: those that differ, in a temporary folder].",
 )
 @click.option(
-    "-T", "--format", "output", type=click.Choice(("text", "json")), default="text", show_default=True,
+    "-T",
+    "--format",
+    "output",
+    type=click.Choice(("text", "json")),
+    default="text",
+    show_default=True,
     help="Output format.",
-)  # fmt: skip
+)
 def lab(
-    *, count: int, jobs: int, seed: int, families: tuple[str, ...], seconds: float, keep: str | None, output: str
+    *,
+    count: int,
+    jobs: int,
+    seed: int,
+    families: tuple[str, ...],
+    seconds: float,
+    keep: str | None,
+    output: str,
 ) -> int:
     """Play scenarios against the kernel of this machine and compare what it does with the model.
 
@@ -263,7 +295,8 @@ def _row(row: dict[str, Any]) -> tuple[str, str, str, str]:
         return row["scenario"], safe(row["error"], 300), "", ""
     first = row["differences"][0]
     more = f" (+{row['count'] - 1} more)" if row["count"] > 1 else ""
-    return row["scenario"], safe(first["where"]) + more, safe(first["kernel"], _CELL), safe(first["model"], _CELL)
+    where = safe(first["where"]) + more
+    return row["scenario"], where, safe(first["kernel"], _CELL), safe(first["model"], _CELL)
 
 
 @contextlib.contextmanager

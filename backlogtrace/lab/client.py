@@ -80,9 +80,9 @@ class Peer:
             known = self._world.cookies.get(self.me[:-2], b"")
             cookie = {"request": b"", "bad": _BAD_COOKIE, "cookie": known}[script.fastopen]
         fields = {
-            "flags": flags, "seq": script.isn, "window": _WINDOW_SYN, "mss": script.mss, "sack_ok": script.sack,
-            "wscale": script.wscale, "tsval": self._clock() if script.tsval >= 0 else -1, "fastopen": cookie,
-            "length": script.syn_data,
+            "flags": flags, "seq": script.isn, "window": _WINDOW_SYN, "length": script.syn_data,
+            "mss": script.mss, "sack_ok": script.sack, "wscale": script.wscale, "fastopen": cookie,
+            "tsval": self._clock() if script.tsval >= 0 else -1,
         }  # fmt: skip
         self._world.send(self, self._base._replace(**fields | changed))
 
@@ -147,7 +147,7 @@ class Peer:
 
     def hear(self, segment: Segment) -> None:
         """A segment from the server arrives."""
-        if self._gone or self.script.manner == "silent" and self._isn is not None:
+        if self._gone or (self.script.manner == "silent" and self._isn is not None):
             return
         if segment.flags & RST:
             self._gone = True

@@ -64,7 +64,7 @@ def parse(data: bytes, time_ns: int = 0, frame: int = 0) -> Segment | None:
 def checksum(data: bytes) -> int:
     """The Internet checksum of `data` (RFC 1071)."""
     padded = data + b"\0" * (len(data) & 1)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -111,7 +111,8 @@ class _Draw:
             # Requests that expire without a SYN-ACK sent again leave no trace, and the capture would not
             # show when this machine's timers fire. One request does, before the retries end.
             app = tuple(
-                replace(step, at=max(step.at, _RETRIES_END_MS)) if step.name == _RETRIES else step for step in app
+                replace(step, at=max(step.at, _RETRIES_END_MS)) if step.name == _RETRIES else step
+                for step in app
             )
             clock = self.client(_CLOCK, _FIRST_MS, manner="silent", syn_retries=(), lost_acks=0, syn_data=0)
             clients = (*clients, clock)
@@ -130,9 +131,7 @@ def _documents(draw: _Draw) -> Scenario:
             clients = tuple(draw.client(n, at, **plain, rtt=40, data_after=None) for n, at in starts)
             return draw.scenario(1, clients)
         case 1 | 2:  # cookies first, overflow of both kinds later
-            clients = tuple(
-                draw.client(n, 40 + 30 * n, **plain, rtt=450, data_after=2000) for n in range(10)
-            )
+            clients = tuple(draw.client(n, 40 + 30 * n, **plain, rtt=450, data_after=2000) for n in range(10))
             return draw.scenario(5, clients, sysctl={_ABORT: draw.seed % 6 - 1})
         case 3:  # Java's default backlog
             clients = draw.crowd(60, 0.4, **plain, data_after=80)
@@ -171,7 +170,8 @@ def _default_drop(draw: _Draw) -> Scenario:
         _SOMAXCONN: draw.one(4, 128, 4096), _RETRIES: draw.one(0, 1, 2, 5),
     }  # fmt: skip
     clients = draw.crowd(draw.rng.randint(8, 30))
-    return draw.scenario(draw.one(1, 4, 8, 16), clients, sysctl=settings, app=draw.accepts(draw.one(0, 4, 10)))
+    apps = draw.accepts(draw.one(0, 4, 10))
+    return draw.scenario(draw.one(1, 4, 8, 16), clients, sysctl=settings, app=apps)
 
 
 def _mixed(draw: _Draw) -> Scenario:
@@ -192,8 +192,9 @@ def _burst(draw: _Draw) -> Scenario:
     """Many SYNs at once; more than half full, requests expire early."""
     count = draw.one(16, 40, 70)
     clients = tuple(
-        draw.client(number, _FIRST_MS + draw.rng.randint(0, 60), manner=draw.one("silent", "silent", "normal"))
+        draw.client(number, _FIRST_MS + draw.rng.randint(0, 60), manner=manner)
         for number in range(count)
+        for manner in [draw.one("silent", "silent", "normal")]
     )
     settings = {_COOKIES: draw.one(0, 1), _RETRIES: draw.one(1, 2, 4, 5)}
     return draw.scenario(draw.one(4, 10, 40, 64), clients, sysctl=settings, app=draw.accepts(draw.one(0, 3)))
@@ -201,8 +202,9 @@ def _burst(draw: _Draw) -> Scenario:
 
 def _relisten(draw: _Draw) -> Scenario:
     changes: list[App] = list(draw.accepts(draw.one(0, 4)))
-    for _ in range(draw.rng.randint(1, 4)):
-        changes.append(App(draw.moment(0.1, 0.8), "listen", draw.one(0, 1, 3, 8, 20)))
+    changes += [
+        App(draw.moment(0.1, 0.8), "listen", draw.one(0, 1, 3, 8, 20)) for _ in range(draw.rng.randint(1, 4))
+    ]
     for _ in range(draw.rng.randint(0, 2)):
         name = draw.one(_ABORT, _COOKIES, _RETRIES)
         changes.append(App(draw.moment(0.1, 0.8), "sysctl", draw.one(0, 1), name))
@@ -293,8 +295,8 @@ def _fastopen(draw: _Draw) -> Scenario:
         for client in draw.crowd(draw.rng.randint(5, 16), 0.8)
     )
     settings = {
-        _FAST_OPEN: draw.one(2, 3, 3, 0x203, 0x403, 0x603, 1), _COOKIES: draw.one(0, 1, 1, 2), _ABORT: draw.one(0, 1),
-        _RETRIES: draw.one(0, 1, 5),
+        _FAST_OPEN: draw.one(2, 3, 3, 0x203, 0x403, 0x603, 1), _COOKIES: draw.one(0, 1, 1, 2),
+        _ABORT: draw.one(0, 1), _RETRIES: draw.one(0, 1, 5),
     }  # fmt: skip
     return draw.scenario(
         draw.one(1, 3, 10),

@@ -104,7 +104,7 @@ def counters() -> dict[str, int]:
 
 
 def queues(port: int) -> tuple[int, int]:
-    """(sk_ack_backlog of the listener on `port`, its connections in SYN_RECV), from /proc/net/tcp and tcp6."""
+    """(sk_ack_backlog of the listener on `port`, its connections in SYN_RECV), from /proc/net/tcp{,6}."""
     accept_queue = syn_queue = 0
     ending = f":{port:04X}"
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):

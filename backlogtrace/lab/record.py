@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import heapq
 import json
-import os
 import platform
 import select
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from backlogtrace.lab import craft, netns
 from backlogtrace.lab.client import Peer
@@ -76,25 +75,25 @@ class _Listener:
             if value is not None:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
         sock.bind((scenario.address, scenario.port))
-        sock.setblocking(False)
+        sock.settimeout(0)
         sock.listen(scenario.backlog)
         self.opened_ns = time.time_ns()
 
     def accept(self, most: int) -> list[str]:
         """accept() until there is nothing more; the peers, as the host file spells them."""
-        peers = []
+        peers: list[str] = []
         while len(peers) < most:
             try:
                 connection, address = self.socket.accept()
             except OSError:  # nothing there, or closed
                 break
-            connection.setblocking(False)
+            connection.settimeout(0)
             self.accepted.append(connection)
             host = address[0].removeprefix("::ffff:")
             peers.append(endpoint_text(endpoint(host, address[1])))
         return peers
 
-    def __enter__(self) -> _Listener:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,7 +169,7 @@ class _Player:
 
     def send(self, peer: Peer, segment: Segment) -> None:
         """Let the kernel receive a segment, and write down what it does."""
-        self._timers()
+        self._catch_up()
         self._made += 1
         self._tun.write(craft.packet(segment._replace(frame=self._made)))
         handled = time.time_ns()
@@ -186,7 +185,8 @@ class _Player:
                 line |= {"n": cause, "dir": "in", "client": peer.number, "sent": []}
                 self.lines.append(line)
                 continue
-            self.lines.append({"n": heard.frame, "dir": "out", "cause": cause if frame.time_ns <= handled else 0})
+            answered = cause if frame.time_ns <= handled else 0
+            self.lines.append({"n": heard.frame, "dir": "out", "cause": answered})
             line.get("sent", []).append(heard.frame)
             answers.append(heard)
         line |= self._look()
@@ -204,6 +204,13 @@ class _Player:
             self.lines[-1] |= self._look()
         self._deliver(heard)
         return [segment.frame for segment in heard]
+
+    def _catch_up(self) -> None:
+        """Before something is done: what timers did until now, with or without a packet, is not its doing."""
+        self._timers()
+        before = self._look()
+        if before["counters"]:
+            self.lines.append(before | {"dir": "timer", "time_ns": time.time_ns()})
 
     def _add(self, frame: Frame) -> Segment | None:
         """Keep a TCP packet of the capture; None for the others."""
@@ -228,7 +235,7 @@ class _Player:
     # ---- what the application does -----------------------------------------------------------
 
     def _act(self, step: App) -> None:
-        self._timers()
+        self._catch_up()
         when = time.time_ns()
         event = {"time_ns": when, "op": step.op, "listener": 0}
         done = 1
@@ -279,7 +286,8 @@ def _write(folder: Path, player: _Player, boot_ns: int) -> None:
             seconds, nanoseconds = divmod(frame.time_ns, 1_000_000_000)
             capture.write(_RECORD.pack(seconds, nanoseconds, len(frame.data), len(frame.data)) + frame.data)
     given = {
-        "defer_accept": scenario.defer_accept, "fastopen_qlen": scenario.fastopen_qlen, "syncnt": scenario.syncnt,
+        "defer_accept": scenario.defer_accept, "fastopen_qlen": scenario.fastopen_qlen,
+        "syncnt": scenario.syncnt,
     }  # fmt: skip
     listener = {
         "address": scenario.address, "port": scenario.port, "backlog": scenario.backlog,
@@ -295,6 +303,6 @@ def _write(folder: Path, player: _Player, boot_ns: int) -> None:
             truth.write(json.dumps(line, separators=(",", ":")) + "\n")
     summary = {
         "id": scenario.name, "family": scenario.family, "seed": scenario.seed, "kernel": kernel,
-        "counters": player.counters, "frames": len(player.frames), "machine": os.uname().machine,
+        "counters": player.counters, "frames": len(player.frames),
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ import fcntl
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from backlogtrace.lab.netns import TUN, CannotRunError, has_ipv6, set_sysctl
 
@@ -64,10 +64,11 @@ class Tun:
             tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
             tap.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             tap.bind((_NAME.decode(), _ETH_P_ALL))
-            tap.setblocking(False)
+            tap.settimeout(0)
         except OSError as error:
             self.close()
-            raise CannotRunError(f"no TUN device in a network namespace: {error.strerror or error}") from error
+            problem = error.strerror or error
+            raise CannotRunError(f"no TUN device in a network namespace: {problem}") from error
         self.tap = tap
 
     def write(self, data: bytes) -> None:
@@ -99,7 +100,7 @@ class Tun:
         if self._device >= 0:
             os.close(self._device)
 
-    def __enter__(self) -> Tun:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

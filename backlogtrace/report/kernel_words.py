@@ -87,11 +87,6 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
 """Field of Profile -> its label, and the words for its values or a format for them."""
 
 _SHOWN_DEFAULTS = ("net.core.somaxconn", "net.ipv4.tcp_fastopen")
-EVIDENCE = {
-    "read": "read in the source",
-    "measured": "measured on running kernels",
-    "reported": "reported by others",
-}
 
 
 def label(field: str) -> str:
