@@ -89,18 +89,18 @@ class Handshake(NamedTuple):
     tsval: int
     """Timestamp value of the completing ACK, -1 when absent."""
     source: HandshakeSource
-    index: int
+    number: int
 
     def segments(self) -> list[Segment]:
         """The packets that were put together, in order."""
-        return self.source.segments(self.index)
+        return self.source.segments(self.number)
 
 
 class HandshakeSource(Protocol):
     """Who can still tell the packets of a handshake one by one."""
 
-    def segments(self, index: int) -> list[Segment]:
-        """The packets of handshake `index`, in order."""
+    def segments(self, number: int) -> list[Segment]:
+        """The packets of handshake `number`, in order."""
         ...
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backlogtrace.capture.bundle import Bundler, BundleSource, mixed_items
 from backlogtrace.capture.emit import fast_open, segments
 from backlogtrace.capture.headers import Headers, decode_headers
 from backlogtrace.capture.records import column_scan
@@ -18,10 +19,11 @@ from backlogtrace.capture.select_columns import ColumnSelector
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from backlogtrace.capture.bundle import Bundles
     from backlogtrace.capture.file import CaptureFile
     from backlogtrace.capture.gather import Ints
     from backlogtrace.capture.info import CaptureInfo
-    from backlogtrace.segment import Segment
+    from backlogtrace.segment import Handshake, Segment
 
 WINDOW = 16 << 20
 """Bytes decoded together."""
@@ -55,15 +57,24 @@ def decoded_windows(
 
 
 def segment_chunks(
-    windows: Iterable[list[Batch]], info: CaptureInfo, keep_all: bool, ports: Collection[int]
-) -> Iterator[list[Segment]]:
-    """Numbers the packets, leaves out what cannot matter, and gives the rest as segments."""
+    windows: Iterable[list[Batch]],
+    info: CaptureInfo,
+    keep_all: bool,
+    ports: Collection[int],
+    bundle: bool = False,
+) -> Iterator[list[Segment | Handshake]]:
+    """Numbers the packets, leaves out what cannot matter, and gives the rest as segments.
+
+    With `bundle`, unless `keep_all`, ordinary handshakes are put together.
+    """
     selector: ColumnSelector | None = None
+    bundler: Bundler | None = None
     for batches in windows:
         hashes = []
         if not keep_all:
             if selector is None:
                 selector = ColumnSelector(ports, info, _seed(batches[0]))
+                bundler = Bundler(selector) if bundle else None
             hashes = [selector.learn(batch.headers) for batch in batches]
         # what has been delivered need not stay
         batches.reverse()
@@ -73,15 +84,39 @@ def segment_chunks(
             headers = batch.headers
             _clock(info, batch.times)
             info.tcp_packets += len(headers)
+            bundles: Bundles | None = None
             if selector is None:
                 chosen = np.arange(len(headers))
             else:
-                chosen = selector.choose(headers, hashes.pop(), fast_open(headers))
+                ends, fastopen = hashes.pop(), fast_open(headers)
+                chosen = selector.choose(headers, ends, fastopen)
+                if bundler is not None:
+                    bundles = bundler.find(headers, batch.times, chosen, ends, fastopen)
             info.kept += len(chosen)
             first_frame = info.packets + 1
             info.packets += len(batch.times)
-            for start in range(0, len(chosen), _CHUNK):
-                yield segments(headers, chosen[start : start + _CHUNK], first_frame, batch.times)
+            yield from _delivered(batch, chosen, bundles, first_frame)
+
+
+def _delivered(
+    batch: Batch, chosen: Ints, bundles: Bundles | None, first_frame: int
+) -> Iterator[list[Segment | Handshake]]:
+    """The packets `chosen` of a batch, in lists."""
+    headers, times = batch.headers, batch.times
+    if bundles is None:
+        for start in range(0, len(chosen), _CHUNK):
+            part = chosen[start : start + _CHUNK]
+            number = headers.number[part]
+            yield [*segments(headers, part, number + first_frame, times[number])]
+        return
+    source = BundleSource(headers, bundles, first_frame, times)
+    shown = np.ones(len(headers), np.bool_)
+    shown[bundles.packets] = False
+    shown[bundles.opening] = True
+    chosen = chosen[shown[chosen]]
+    for start in range(0, len(chosen), _CHUNK):
+        part = chosen[start : start + _CHUNK]
+        yield mixed_items(headers, part, bundles, source, first_frame, times)
 
 
 def _seed(batch: Batch) -> bytes:

@@ -40,8 +40,6 @@ from backlogtrace.segment import SYN, Segment
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy.typing as npt
-
     from backlogtrace.capture.gather import Ints, Octets, Words
     from backlogtrace.capture.headers import Bools
 
@@ -188,19 +186,15 @@ def _number(flat: Octets, at: Ints, size: int) -> Ints:
     return value
 
 
-def segments(headers: Headers, chosen: Ints, first_frame: int, times: Ints) -> list[Segment]:
-    """The packets `chosen` as Segments.
-
-    The packet of index 0, TCP or not, has the number `first_frame`; `times` has the times of all packets.
-    """
+def segments(headers: Headers, chosen: Ints, frames: Ints, times: Ints) -> list[Segment]:
+    """The packets `chosen` as Segments, with their numbers and times."""
     if not len(chosen):
         return []
     rows = headers.rows[chosen]
-    number = headers.number[chosen]
-    source, target = _endpoints(headers, chosen, rows)
+    source, target = endpoints(headers, chosen, rows)
     columns: tuple[Iterable[object], ...] = (
-        (number + first_frame).tolist(),
-        times[number].tolist(),
+        frames.tolist(),
+        times.tolist(),
         source,
         target,
         headers.flags[chosen].tolist(),
@@ -240,10 +234,8 @@ def _option_columns(found: Options, count: int) -> tuple[Iterable[object], ...]:
     )
 
 
-def _endpoints(
-    headers: Headers, chosen: Ints, rows: npt.NDArray[np.uint32]
-) -> tuple[list[bytes], list[bytes]]:
-    """Endpoint bytes of sources and destinations."""
+def endpoints(headers: Headers, chosen: Ints, rows: Words) -> tuple[list[bytes], list[bytes]]:
+    """Endpoint bytes of the sources and destinations of the packets `chosen`, whose rows are `rows`."""
     halves = rows.view(np.uint16)
     ends = np.empty((len(rows), 6), np.uint16)
     ends[:, 0:2], ends[:, 2] = halves[:, 2 * SOURCE : 2 * SOURCE + 2], halves[:, 2 * PORTS]
@@ -251,12 +243,8 @@ def _endpoints(
     pairs = ends.view("V6")
     source, target = pairs[:, 0].tolist(), pairs[:, 1].tolist()
     if len(headers.six_at):
-        which = np.full(len(headers), -1, np.int64)
-        which[headers.six_at] = np.arange(len(headers.six_at))
-        which = which[chosen]
-        places = np.flatnonzero(which >= 0)
+        places, addresses = headers.six_of(chosen)
         wide = np.empty((len(places), _SIX_ENDPOINTS), np.uint8)
-        addresses = headers.six[which[places]]
         ports = octets(rows)[places, 24:28]
         wide[:, :16], wide[:, 16:18] = addresses[:, :16], ports[:, :2]
         wide[:, 18:34], wide[:, 34:] = addresses[:, 16:], ports[:, 2:]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backlogtrace.capture import link
-from backlogtrace.capture.gather import Places, halves_at, octets, octets_at, rows_at
+from backlogtrace.capture.gather import MAX_OPTIONS, Places, halves_at, octets, octets_at, rows_at
 from backlogtrace.capture.packet import (
     BAD_HEADER,
     EXTENSION_HEADERS,
@@ -89,6 +89,23 @@ class Headers:
         """
         size = ((octets(self.rows)[chosen, _OFFSET_BYTE] >> 4).astype(np.int64) << 2) - 20
         return self.places.chosen(chosen).options(size)
+
+    def six_of(self, chosen: Ints) -> tuple[Ints, Octets]:
+        """(which of the packets `chosen` are IPv6, their addresses as in `six`)"""
+        which = np.full(len(self), -1, np.int64)
+        which[self.six_at] = np.arange(len(self.six_at))
+        which = which[chosen]
+        places = np.flatnonzero(which >= 0)
+        return places, self.six[which[places]]
+
+    def detached(self, chosen: Ints) -> Headers:
+        """A copy of some packets' headers that does not hold the capture's bytes."""
+        body, size = self.options(chosen)
+        at = np.arange(len(chosen)) * MAX_OPTIONS
+        places = Places(at - 20, at + size, [body.tobytes()])
+        return Headers(
+            self.number[chosen], self.rows[chosen], self.length[chosen], *self.six_of(chosen), places
+        )
 
     @staticmethod
     def merged(parts: Sequence[Headers], order: Ints, number: Ints) -> Headers:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from backlogtrace.capture.file import CaptureFile
     from backlogtrace.capture.info import CaptureInfo
     from backlogtrace.capture.packet import Bare, Packet
+    from backlogtrace.segment import Handshake
 
     Timed = tuple[int, Bare | None]
     """(time_ns, the segment in the packet if there is one)"""
@@ -46,7 +47,7 @@ def timed_packets(file: CaptureFile, info: CaptureInfo, window_bytes: int = WIND
 
 def segment_chunks(
     batches: Iterable[list[Timed]], info: CaptureInfo, keep_all: bool, ports: Collection[int]
-) -> Iterator[list[Segment]]:
+) -> Iterator[list[Segment | Handshake]]:
     """Numbers the packets, leaves out what cannot matter, and gives the rest as segments."""
     selector = None if keep_all else PlainSelector(ports, info)
     for batch in batches:

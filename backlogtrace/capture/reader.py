@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from backlogtrace.capture.file import First, Progress
     from backlogtrace.capture.plain import Timed
-    from backlogtrace.segment import Segment
+    from backlogtrace.segment import Handshake, Segment
 
 READERS = ("auto", "native", "scapy", "pyshark")
 SMALL = 2 << 20
@@ -55,8 +55,10 @@ class Capture:
         keep_all: bool,
         ports: Collection[int],
         progress: Progress | None,
+        bundle: bool,
     ) -> None:
         """Use open_capture()."""
+        self._bundle = bundle
         self.info = CaptureInfo(names=list(paths))
         self._paths = list(paths)
         self._keep_all = keep_all
@@ -73,7 +75,7 @@ class Capture:
         else:
             self._chunks = self._merged_chunks([first_packet(name) for name in self._paths])
 
-    def chunks(self) -> Iterator[list[Segment]]:
+    def chunks(self) -> Iterator[list[Segment | Handshake]]:
         """The segments, in time order of the files and file order within them; no list is empty."""
         yield from self._chunks
         self.info.finish()
@@ -92,7 +94,7 @@ class Capture:
     ) -> None:
         self.close()
 
-    def _single_chunks(self, file: CaptureFile) -> Generator[list[Segment], None, None]:
+    def _single_chunks(self, file: CaptureFile) -> Generator[list[Segment | Handshake], None, None]:
         if file.is_small(SMALL):
             yield from segment_chunks(timed_packets(file, self.info), self.info, self._keep_all, self._ports)
             return
@@ -101,9 +103,9 @@ class Capture:
 
         size = STREAM_WINDOW if file.streamed else columns.WINDOW
         windows = columns.decoded_windows(file, self.info, size)
-        yield from columns.segment_chunks(windows, self.info, self._keep_all, self._ports)
+        yield from columns.segment_chunks(windows, self.info, self._keep_all, self._ports, self._bundle)
 
-    def _merged_chunks(self, firsts: list[First]) -> Generator[list[Segment], None, None]:
+    def _merged_chunks(self, firsts: list[First]) -> Generator[list[Segment | Handshake], None, None]:
         first_times = [first.time_ns for first in firsts]
         if sum(SMALL if first.size is None else first.size for first in firsts) <= SMALL:
             yield from segment_chunks(
@@ -143,7 +145,7 @@ class Capture:
         self._open_files.append(file)
         return file
 
-    def _foreign_chunks(self, reader: _Foreign) -> Generator[list[Segment], None, None]:
+    def _foreign_chunks(self, reader: _Foreign) -> Generator[list[Segment | Handshake], None, None]:
         """Segments of another reader, not selected.
 
         Merged, a frame number counts what was delivered of the other files up to their last segment: other
@@ -167,10 +169,10 @@ class Capture:
         for info in infos:
             self.info.absorb(info)
 
-    def _lists(self, segments: Iterator[Segment]) -> Iterator[list[Segment]]:
+    def _lists(self, segments: Iterator[Segment]) -> Iterator[list[Segment | Handshake]]:
         while chunk := list(islice(segments, _MERGE_CHUNK)):
             self.info.kept += len(chunk)
-            yield chunk
+            yield [*chunk]
 
 
 def _spare_threads() -> None:
@@ -215,13 +217,15 @@ def open_capture(
     keep_all: bool = False,
     ports: Collection[int] = (),
     progress: Progress | None = None,
+    bundle: bool = False,
 ) -> Capture:
     """Opens one or several captures of one host; `-` is standard input.
 
     Unless `keep_all`, packets of established connections are left out (see select_plain); `ports` are taken
     for server ports even where no handshake shows it. `progress(bytes_done, bytes_total | None)` is called
-    about once per chunk. Raises CaptureError when a file cannot be read at all, UsageError for an unknown
-    reader; damage further on ends the iteration and shows in `info.problems`.
+    about once per chunk. With `bundle`, ordinary handshakes may come as one Handshake each: they do in single
+    large captures that the native reader selects from. Raises CaptureError when a file cannot be read at all,
+    UsageError for an unknown reader; damage further on ends the iteration and shows in `info.problems`.
     """
     if reader not in READERS:
         raise UsageError(f"unknown reader {reader!r}: use one of {', '.join(READERS)}")
@@ -233,4 +237,4 @@ def open_capture(
                 raise UsageError(
                     f"{name}: a pipe cannot be merged with other captures: write it to a file first"
                 )
-    return Capture(paths, reader, keep_all, ports, progress)
+    return Capture(paths, reader, keep_all, ports, progress, bundle)

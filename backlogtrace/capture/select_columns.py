@@ -92,20 +92,29 @@ class _Endpoints:
 
     def add(self, tags: Tags) -> None:
         """Adds endpoints; one that finds its slot taken makes the slot crowded."""
-        slots = _slots(tags, _SERVER_BITS)
+        slots = slots_of(tags, _SERVER_BITS)
         free = self._tags[slots] == 0
         self._tags[slots[free]] = tags[free]
         self._crowded[slots[self._tags[slots] != tags]] = True
 
     def lookup(self, tags: Tags) -> tuple[Bools, Bools]:
         """(which are in the set for certain, which may be in it)"""
-        slots = _slots(tags, _SERVER_BITS)
+        slots = slots_of(tags, _SERVER_BITS)
         certain = self._tags[slots] == tags
         return certain, certain | self._crowded[slots]
 
 
-def _slots(tags: Tags, bits: int) -> Ints:
+def slots_of(tags: Tags, bits: int) -> Ints:
+    """Slots of hashes in a table of 2^bits."""
     return (tags >> np.uint64(64 - bits)).astype(np.int64)
+
+
+def flow_tags(source: Tags, target: Tags) -> Tags:
+    """Hashes of pairs of endpoints, the same for both directions; never 0."""
+    flow: Tags = source + target
+    # the sum of two odd numbers: its lowest bit is free, and 0 stands for an empty slot
+    flow |= np.uint64(1)
+    return flow
 
 
 class ColumnSelector:
@@ -145,10 +154,8 @@ class ColumnSelector:
         """Indexes of the packets to keep. `fastopen`: which packets carry a Fast Open option."""
         flags = headers.flags
         source, target = endpoints
-        flow = source + target
-        # the sum of two odd numbers: its lowest bit is free, and 0 stands for an empty slot
-        flow |= np.uint64(1)
-        slots = _slots(flow, _FLOW_BITS)
+        flow = flow_tags(source, target)
+        slots = slots_of(flow, _FLOW_BITS)
         restarts = np.flatnonzero(flags & (SYN | RST))
         self._restart(headers, flow, slots, restarts, fastopen)
         special = flags & (SYN | RST | FIN) != 0
@@ -162,6 +169,10 @@ class ColumnSelector:
             keep[ordinary] = self._ordinary(headers, rest[ordinary], source, target, flow, slots)
         self._restart_at[slots[restarts]] = -1
         return rest[keep]
+
+    def maybe_servers(self, tags: Tags, ports: npt.NDArray[np.uint32]) -> Bools:
+        """Which endpoints may be servers; ports as a little-endian read gives them."""
+        return self._server(tags, ports)[1]
 
     def _restart(self, headers: Headers, flow: Tags, slots: Ints, restarts: Ints, fastopen: Bools) -> None:
         """Forgets what SYN and RST put in doubt, and takes what SYNs say."""

@@ -59,7 +59,7 @@ class _Findings:
     """Folder with the recordings that were kept."""
 
 
-@click.command(context_settings=CONTEXT, short_help="Ask this machine's kernel whether it does the same.")
+@click.command(context_settings=CONTEXT, short_help="Compare this machine's kernel with the model.")
 @click.option(
     "-n",
     "--count",
@@ -221,11 +221,14 @@ def _played(scenarios: Sequence[Scenario], jobs: int, folder: Path) -> Iterator[
 
 def _play(scenario: Scenario, folder: Path) -> Result:
     """Record a scenario and compare it; runs in a process of the pool."""
-    from backlogtrace.cli.fixtures import run
-    from backlogtrace.lab.record import record
+    from backlogtrace.cli.fixtures import Result, run
+    from backlogtrace.lab.record import SpoiledError, record
 
     place = folder / scenario.name
-    record(scenario, place)
+    try:
+        record(scenario, place)
+    except SpoiledError as error:
+        return Result(place, "truth", error=str(error))
     return run((place, "truth"), update=False)
 
 

@@ -44,11 +44,11 @@ class Child:
     server_closed_first = False
     last_challenge: int | None = None
 
-    def __init__(self, key: bytes, listener: ListenSocket, completing: Segment) -> None:
+    def __init__(self, key: bytes, listener: ListenSocket, tsval: int, rcv_nxt: int) -> None:
         self.key = key
         self.listener = listener
-        self.ts_recent = completing.tsval
-        self.rcv_nxt = end_seq(completing)
+        self.ts_recent = tsval
+        self.rcv_nxt = rcv_nxt
         """What the server acknowledged last, as far as its packets were seen."""
 
 

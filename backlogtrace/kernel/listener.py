@@ -25,7 +25,7 @@ from backlogtrace.kernel.connection import Child, die
 from backlogtrace.kernel.cookies import CookieJar
 from backlogtrace.kernel.fastopen import ALL_LISTENERS, SERVER, FastOpenQueue, classify, release
 from backlogtrace.kernel.request import Request
-from backlogtrace.segment import ACK, FIN, RST, SYN
+from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.outcome import Outcome
@@ -220,10 +220,14 @@ class ListenSocket:
         self._add_child(request.key, segment)
 
     def _add_child(self, key: bytes, segment: Segment) -> Child:
-        child = Child(key, self, segment)
+        return self.add_child(key, segment.time_ns, segment.tsval, end_seq(segment))
+
+    def add_child(self, key: bytes, now_ns: int, tsval: int, rcv_nxt: int) -> Child:
+        """A child at the tail of the accept queue (inet_csk_reqsk_queue_add)."""
+        child = Child(key, self, tsval, rcv_nxt)
         self.stack.ehash[key] = child
         self.accept_queue.append(child)
-        self.stack.child_born(child, segment)
+        self.stack.child_born(child, now_ns)
         return child
 
     def _fastopen_child(self, request: Request, syn: Segment) -> None:
@@ -325,6 +329,13 @@ class ListenSocket:
         if request.num_timeout == 0:
             self.young += 1
         self.timer_fired(request, now_ns, expire=False, send=True)
+
+    def resume(self, key: bytes, syn: Segment, synack: Segment) -> None:
+        """Make the request of a handshake that was only counted so far."""
+        request = Request(key, self, syn, tstamp_ok=syn.tsval >= 0 and self.settings.tcp_timestamps != 0)
+        request.synack_seen(synack)
+        self.stack.ehash[key] = request
+        self.stack.timers.arm(request, syn.time_ns, 1)
 
     def demote(self, child: Child, synack: Segment) -> Request:
         """A child the model made, but whose SYN-ACK the kernel repeats: it is a request still."""

@@ -50,7 +50,7 @@ class Stack:
         """Likewise, for the SYN-ACK that answers a SYN."""
         self.fastopen_cookies: dict[bytes, bytes] = {}
         """Fast Open cookies the server gave out, by client and server address."""
-        self.child_born: Callable[[Child, Segment], None] = lambda _child, _segment: None
+        self.child_born: Callable[[Child, int], None] = lambda _child, _now_ns: None
         """Told of every child that enters an accept queue."""
 
     def open(

@@ -15,6 +15,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from backlogtrace.errors import BacklogtraceError
 from backlogtrace.lab import craft, netns
 from backlogtrace.lab.client import Peer
 from backlogtrace.lab.tun import SERVER4, SERVER6, Tun
@@ -37,11 +38,15 @@ _TCP_FASTOPEN = 23
 _SETTLE_S = 0.02
 
 
+class SpoiledError(BacklogtraceError):
+    """A recording that is of no use: packets were missed, or the clock was set meanwhile. Play it again."""
+
+
 def record(scenario: Scenario, folder: Path) -> None:
     """Play `scenario` in a namespace of its own and write the recording to `folder`, which is made.
 
     The calling process stays in that namespace. Raises CannotRunError when the machine does not let
-    it, or when the recording is of no use (clock set meanwhile, packets missed).
+    it, SpoiledError when the recording is of no use.
     """
     netns.enter()
     for name, value in scenario.sysctl.items():
@@ -52,9 +57,9 @@ def record(scenario: Scenario, folder: Path) -> None:
         player = _Player(scenario, tun, listener)
         player.play()
         if tun.missed():
-            raise netns.CannotRunError(f"{scenario.name}: the machine was too busy to record every packet")
+            raise SpoiledError(f"{scenario.name}: the machine was too busy to record every packet")
         if abs(netns.boot_ns() - boot_ns) > _CLOCK_STEP_NS:
-            raise netns.CannotRunError(f"{scenario.name}: the clock was set while it was recorded")
+            raise SpoiledError(f"{scenario.name}: the clock was set while it was recorded")
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder, player, boot_ns)
 

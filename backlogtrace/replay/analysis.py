@@ -24,7 +24,7 @@ from backlogtrace.replay.lookahead import AHEAD_NS
 from backlogtrace.replay.route import Route
 from backlogtrace.replay.rows import Header, ListenerSummary
 from backlogtrace.replay.track import Track
-from backlogtrace.segment import ACK, RST, SYN, endpoint, endpoint_text
+from backlogtrace.segment import ACK, HANDSHAKE, RST, SYN, endpoint, endpoint_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -113,21 +113,21 @@ class Analysis:
         """Chunk by chunk, the last AHEAD_NS of each kept back so that replies can be looked up."""
         waiting: list[Segment] = []
         for chunk in chunks:
-            if not chunk:
-                continue
             if not self._given:
                 self._discover(chunk)
             waiting += chunk
-            horizon = waiting[-1].time_ns - AHEAD_NS
-            upto = len(waiting)
-            floor = max(0, upto - _AHEAD_SEGMENTS)
-            while upto > floor and waiting[upto - 1].time_ns > horizon:
-                upto -= 1
-            yield from replay.run(waiting, upto)
+            while True:
+                upto = _settled(waiting)
+                yield from replay.run(waiting, upto)
+                if replay.split_at is None:
+                    break
+                waiting = replay.single(waiting[replay.split_at :])
             waiting = waiting[upto:]
-        if waiting:
-            replay.last_ns = waiting[-1].time_ns
+        replay.last_ns = waiting[-1].time_ns if waiting else replay.now
         yield from replay.run(waiting, len(waiting))
+        while replay.split_at is not None:
+            waiting = replay.single(waiting[replay.split_at :])
+            yield from replay.run(waiting, len(waiting))
         replay.last_ns = max(replay.last_ns, replay.now)
         yield from replay.finish()
 
@@ -138,7 +138,7 @@ class Analysis:
         asked: dict[bytes, None] = {}
         for segment in chunk:
             flags = segment.flags
-            if flags & SYN:
+            if flags & (SYN | HANDSHAKE):
                 end = segment.src if flags & ACK else segment.dst
                 if end not in known.exact:
                     asked[end] = None
@@ -200,6 +200,18 @@ class Analysis:
                 summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
                 self.listeners.append(summary)
         _grade(header, info.dropped, info.backward_max_ns)
+
+
+def _settled(segments: list[Segment]) -> int:
+    """How many segments can be replayed: those whose next AHEAD_NS are there, too."""
+    if not segments:
+        return 0
+    horizon = segments[-1].time_ns - AHEAD_NS
+    upto = len(segments)
+    floor = max(0, upto - _AHEAD_SEGMENTS)
+    while upto > floor and segments[upto - 1].time_ns > horizon:
+        upto -= 1
+    return upto
 
 
 def _merge(host: Host, options: Options) -> Host:

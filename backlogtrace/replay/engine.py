@@ -7,18 +7,20 @@ become a hundred. Refuses to know files and formats.
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, child_receive, child_sent
-from backlogtrace.kernel.request import Request, check_req
-from backlogtrace.replay.expect import LATE_NS, Expectation
+from backlogtrace.kernel.request import Request
+from backlogtrace.kernel.timers import NEVER
+from backlogtrace.replay.expect import Expectation
 from backlogtrace.replay.firing import Firing
 from backlogtrace.replay.journal import prove
 from backlogtrace.replay.lookahead import Lookahead
-from backlogtrace.segment import ACK, FIN, RST, SYN
+from backlogtrace.replay.ordinary import Ordinary
+from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 
 _SYN_RST = SYN | RST
 _SYN_RST_FIN = SYN | RST | FIN
-_CONTROL = SYN | RST | ACK | FIN
 _REPLY_NAMES = {"synack": "SYN-ACK", "rst": "RST", "ack": "ACK"}
 
 
@@ -44,7 +45,9 @@ class Replay:
     def __init__(self, stack: Stack, route: Route, journal: Journal, events: EventQueue) -> None:
         self.stack = stack
         self.now = 0
-        self.handshake_packets = 0
+        self.split_at: int | None = None
+        """Where `run` stopped because the packets from there on are needed one by one."""
+        self._packets = 0
         self.last_ns = 0
         """Time of the last packet of the capture; what would come after it is not missing."""
         self._route = route
@@ -53,8 +56,7 @@ class Replay:
         self._expected = events.expected
         self._ahead = Lookahead()
         self._firing = Firing(stack, route, journal, self._expected, self._ahead)
-        self._unanswered: deque[Request] = deque()
-        """Requests made in the ordinary way whose SYN-ACK has not been seen."""
+        self._ordinary = Ordinary(stack, events)
         stack.witness = self._ahead.answer
         stack.synack_of = self._ahead.synack
 
@@ -72,6 +74,8 @@ class Replay:
         route, exact = self._route, self._route.exact
         everything, unproved = journal.everything, journal.unproved
         quick = not journal.routine and self.stack.profile.full_queue_admits_young < 0
+        ordinary = self._ordinary
+        self.split_at = None
         stop = 0
         last = self.now
         for index, segment in enumerate(islice(segments, upto)):
@@ -79,15 +83,23 @@ class Replay:
             if now < last:  # the clock never runs backward in the model
                 now = last
                 segment = segment._replace(time_ns=now)  # noqa: PLW2901
-            last = now
             if now >= stop:
                 ahead.at = index
-                self.advance(now)
-                stop = min(timers.next_due, events.next_ns, firing.edge_ns)
+                if not self.advance(now):
+                    self.split_at = index
+                    break
+                stop = self._next()
+            last = now
             src, dst, flags = segment.src, segment.dst, segment.flags
             track = exact.get(dst)
             if track is None and route.wild:
                 track = route.find(dst)
+            if flags & HANDSHAKE:
+                if track is not None and not (quick and ordinary.handshake(track, segment)):  # type: ignore[arg-type]
+                    self.split_at = index
+                    break
+                stop = min(stop, ordinary.next_ns)
+                continue
             if track is not None and (src not in exact or not self._is_reply(segment)):
                 key = src + dst
                 entry = ehash.get(key)
@@ -98,7 +110,11 @@ class Replay:
                         child_receive(self.stack, entry, segment)
                         continue
                 self.now, ahead.at = now, index
-                if not quick or not self._ordinary(track, segment, key, entry):
+                done, outcome = ordinary.segment(track, segment, key, entry) if quick else (False, None)
+                if outcome is not None:
+                    born = entry.born if type(entry) is Request else None
+                    self._account(track, segment, key, born, outcome)
+                elif not done:
                     self._inbound(track, segment, key, entry)
             else:
                 track = exact.get(src)
@@ -114,21 +130,41 @@ class Replay:
                 if type(entry) is Request and entry.unanswered and flags & SYN:
                     entry.unanswered = False
                     entry.synack_seen(segment)
-                    self.handshake_packets += 1
+                    self._packets += 1
                     continue
                 self.now, ahead.at = now, index
                 self._outbound(track, segment, key, entry)
-            stop = min(timers.next_due, events.next_ns, firing.edge_ns)
+            stop = self._next()
             if rows:
                 yield from journal.release(now)
-        self.now = last
-        self._give_up(last - LATE_NS)  # only to let go of what has been answered
+        self.now = max(self.now, last)
 
     def finish(self) -> Iterator[Row]:
         """The rows still held; nothing after the last packet is predicted."""
+        while self._ordinary.next_ns < NEVER:
+            if not self._ordinary.complete():
+                left = self.single([])
+                yield from self.run(left, len(left))
         self._give_up(self.last_ns)
         yield from self._journal.rows
         self._journal.rows.clear()
+
+    @property
+    def handshake_packets(self) -> int:
+        """Packets so far that concern a connection not yet accepted into the accept queue."""
+        return self._packets + self._ordinary.packets
+
+    def single(self, segments: list[Segment]) -> list[Segment]:
+        """`segments` with every whole handshake as its packets, after `run` stopped before them."""
+        singles = self._ordinary.packets_left
+        self._ordinary.packets_left = []
+        for item in segments:
+            if item.flags & HANDSHAKE:
+                singles += item.segments()  # type: ignore[attr-defined]
+            else:
+                singles.append(item)
+        singles.sort(key=itemgetter(0))
+        return singles
 
     def _is_reply(self, segment: Segment) -> bool:
         """Both ends listen: whether this packet goes from the server's side to the client's."""
@@ -136,63 +172,41 @@ class Replay:
             return bool(segment.flags & ACK)
         return segment.dst + segment.src in self.stack.ehash
 
-    def advance(self, now: int) -> None:
-        """Everything that happens before the packet at `now`: timers up to it, events before it."""
-        timers, events, firing = self.stack.timers, self._events, self._firing
-        while True:
-            event_ns, due, edge = events.next_ns, timers.next_due, firing.edge_ns
-            first = min(event_ns, due, edge)
-            if first > now or (first == now and first == event_ns and due > now):
-                break
-            if due == first:
-                firing.run_due(due)
-            elif edge == first:
+    def advance(self, now: int) -> bool:
+        """Everything that happens before the packet at `now`: timers up to it, events before it.
+
+        False when a handshake on the way turns out not to be ordinary: see `single`.
+        """
+        timers, events, firing, ordinary = self.stack.timers, self._events, self._firing, self._ordinary
+        while (first := self._next()) <= now:
+            if first == ordinary.next_ns:
+                self.now = max(self.now, first)
+                if not ordinary.complete():
+                    return False
+            elif first == timers.next_due:
+                firing.run_due(first)
+            elif first == firing.edge_ns:
                 firing.close_window()
-            else:
+            elif first in (self._expected.loss_ns, ordinary.loss_ns):
+                self._give_up(first)
+            elif first < now:
                 events.pop()
-        self._give_up(now)
+            else:  # an event and a packet at the same time: the packet goes first
+                break
+        return True
+
+    def _next(self) -> int:
+        """When the next thing happens that is no packet."""
+        return min(
+            self.stack.timers.next_due,
+            self._events.next_ns,
+            self._firing.edge_ns,
+            self._expected.loss_ns,
+            self._ordinary.next_ns,
+            self._ordinary.loss_ns,
+        )
 
     # ---- inbound ----
-
-    def _ordinary(self, track: Track, segment: Segment, key: bytes, entry: object) -> bool:
-        """The SYN and the ACK of an ordinary handshake, where no rows are wanted for them.
-
-        Does what `_inbound` does, without what ordinary packets do not need; False leaves the packet to it.
-        """
-        socket = track.socket
-        if socket is None or socket.expiring or track.attempts or not socket.listening:
-            return False
-        control = segment.flags & _CONTROL
-        born = None
-        if entry is None and control == SYN:
-            outcome = socket.conn_request(segment, key)
-            ordinary = outcome is out.QUEUED
-        elif type(entry) is Request and control == ACK and entry.listener is socket:
-            born = entry.born
-            outcome = check_req(entry, segment)
-            ordinary = outcome is out.ESTABLISHED
-        else:
-            return False
-        if not ordinary:
-            self._account(track, segment, key, born, outcome)
-            return True
-        self.handshake_packets += 1
-        hits = track.hits
-        hits[outcome] = hits.get(outcome, 0) + 1
-        accept = len(socket.accept_queue)
-        if self.now >= track.edge_ns or accept > track.top_accept or socket.qlen > track.top_syn:
-            track.sample(self.now, *track.queues())
-        if entry is None:
-            request = self.stack.ehash[key]
-            assert type(request) is Request
-            request.unanswered = True
-            waiting = self._unanswered
-            while waiting and not waiting[0].unanswered:
-                waiting.popleft()
-            waiting.append(request)
-        if accept:
-            self._events.after_packet(track, self.now)
-        return True
 
     def _inbound(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
         socket = track.socket
@@ -208,7 +222,7 @@ class Replay:
         socket = track.socket
         journal = self._journal
         if outcome.decision != "passed":
-            self.handshake_packets += 1
+            self._packets += 1
         hits = track.hits
         hits[outcome] = hits.get(outcome, 0) + 1
         if socket is None:
@@ -239,7 +253,7 @@ class Replay:
     def _outbound(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
         flags = segment.flags
         if type(entry) is not Child or flags & _SYN_RST:
-            self.handshake_packets += 1
+            self._packets += 1
         kind: Reply | None
         if flags & SYN:
             kind = "synack"
@@ -349,14 +363,10 @@ class Replay:
         """Predicted packets that the capture has not shown in time."""
         for expectation in self._expected.overdue(now):
             self._missing(expectation)
-        waiting = self._unanswered
-        while waiting and (not waiting[0].unanswered or waiting[0].born + LATE_NS < now):
-            request = waiting.popleft()
-            if request.unanswered:
-                request.unanswered = False
-                expectation = Expectation(request.key, self._route.of(request.key), "synack", request.born)
-                expectation.cause = request.frame
-                self._missing(expectation)
+        for request in self._ordinary.overdue(now):
+            expectation = Expectation(request.key, self._route.of(request.key), "synack", request.born)
+            expectation.cause = request.frame
+            self._missing(expectation)
 
     def _missing(self, expectation: Expectation) -> None:
         name = _REPLY_NAMES[expectation.reply]

@@ -82,10 +82,10 @@ class EventQueue:
         if self._immediate:
             self._accept(track, now)
 
-    def _accept_in_turn(self, child: Child, segment: Segment) -> None:
+    def _accept_in_turn(self, child: Child, now: int) -> None:
         track = self._route.of(child.key)
         if len(child.listener.accept_queue) == 1:  # else the next accept() is planned already
-            self._push(max(segment.time_ns, self._free_ns.get(track, 0)), partial(self._accept_next, track))
+            self._push(max(now, self._free_ns.get(track, 0)), partial(self._accept_next, track))
 
     def _accept_next(self, track: Track, when: int) -> None:
         self._accept(track, when)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from backlogtrace.kernel.timers import NEVER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,23 +43,24 @@ class Expectation:
 class Expectations:
     """All predicted packets that were not seen yet."""
 
-    __slots__ = ("_order", "_waiting")
+    __slots__ = ("_order", "_waiting", "loss_ns")
 
     def __init__(self) -> None:
         self._waiting: dict[bytes, list[Expectation]] = {}
         self._order: deque[Expectation] = deque()
+        self.loss_ns = NEVER
+        """No prediction is overdue before this time."""
 
     def add(self, expectation: Expectation) -> None:
         """Predict a packet."""
-        order = self._order
-        while order and order[0].done:
-            order.popleft()
         waiting = self._waiting.get(expectation.key)
         if waiting is None:
             self._waiting[expectation.key] = [expectation]
         else:
             waiting.append(expectation)
-        order.append(expectation)
+        if not self._order:
+            self.loss_ns = expectation.time_ns + LATE_NS
+        self._order.append(expectation)
 
     def take(self, key: bytes, reply: Reply) -> Expectation | None:
         """The first prediction that a packet seen fulfils."""
@@ -74,10 +77,11 @@ class Expectations:
         return None
 
     def overdue(self, now: int) -> Iterator[Expectation]:
-        """Predictions whose time is over; they are given up."""
+        """Predictions whose time is over at `now`; they are given up."""
         order = self._order
-        while order and (order[0].done or order[0].time_ns + LATE_NS < now):
+        while order and (order[0].done or order[0].time_ns + LATE_NS <= now):
             expectation = order.popleft()
             if not expectation.done:
                 self.take(expectation.key, expectation.reply)
                 yield expectation
+        self.loss_ns = order[0].time_ns + LATE_NS if order else NEVER

@@ -87,6 +87,14 @@ class Track:
             return 0, 0, 0
         return len(socket.accept_queue), socket.syn_length - socket.expiring, socket.syn_length
 
+    def count(self, outcome: Outcome, now: int) -> None:
+        """A packet of an ordinary handshake."""
+        self.hits[outcome] = self.hits.get(outcome, 0) + 1
+        socket = self.socket
+        assert socket is not None
+        if now >= self.edge_ns or len(socket.accept_queue) > self.top_accept or socket.qlen > self.top_syn:
+            self.sample(now, *self.queues())
+
     def sample(self, now: int, accept: int, syn_low: int, syn_high: int) -> None:
         """Remember queue lengths: the highest per time slice, slices doubling when there are too many.
 

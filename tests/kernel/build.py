@@ -98,12 +98,15 @@ class Server:
         backlog: int = 4,
         *,
         clock: Clock | None = None,
-        defer_accept: int = 0,
-        syncnt: int = 0,
         fastopen_qlen: int | None = None,
-        **sysctls: int,
+        **options: int,
     ) -> None:
-        names = {("net.core." if name == "somaxconn" else "net.ipv4.") + name: v for name, v in sysctls.items()}
+        """`options`: defer_accept (s), syncnt, and sysctls by their short names."""
+        defer_accept = options.pop("defer_accept", 0)
+        syncnt = options.pop("syncnt", 0)
+        names = {
+            ("net.core." if name == "somaxconn" else "net.ipv4.") + name: v for name, v in options.items()
+        }
         self.stack = Stack(
             profile,
             make_settings(profile.defaults, names),

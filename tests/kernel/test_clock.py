@@ -26,7 +26,8 @@ moments = st.integers(0, 10**13).map(lambda uptime: BOOT + uptime)
 
 
 @pytest.mark.parametrize(
-    ("ticks", "level"), [(1, 0), (62, 0), (63, 1), (503, 1), (504, 2), (4031, 2), (4032, 3), (32255, 3), (32256, 4)]
+    ("ticks", "level"),
+    [(1, 0), (62, 0), (63, 1), (503, 1), (504, 2), (4031, 2), (4032, 3), (32255, 3), (32256, 4)],
 )
 def test_level_is_the_smallest_that_holds_the_interval(ticks: int, level: int) -> None:
     """L is the smallest with T < 63 * 8^L."""

@@ -20,8 +20,8 @@ KEY = client(1) + SERVER
 NEXT = isn(1) + 1
 
 
-def connected(profile: Profile, **more: int) -> Server:
-    server = Server(profile, **more)
+def connected(profile: Profile, backlog: int = 4, **more: int) -> Server:
+    server = Server(profile, backlog, clock=None, fastopen_qlen=None, **more)
     server.connect(1)
     return server
 
@@ -35,12 +35,14 @@ def sends(server: Server, flags: int, at: float, *, acknowledging: int = NEXT, l
     child_sent(server.stack, child, outbound)
 
 
-def closed_by_server(profile: Profile, *, tsval: int = -1, **more: int) -> Server:
+def closed_by_server(profile: Profile, backlog: int = 4, *, tsval: int = -1, **more: int) -> Server:
     """TIME_WAIT of client 1 since 100 ms: the server's FIN first, then the client's."""
-    server = connected(profile, **more)
+    server = connected(profile, backlog, **more)
     server.listener.accept()
     sends(server, FIN | ACK, 50)
-    server.receive(segment(FIN | ACK, 1, 100, ack=server_isn(1) + 2, tsval=tsval, tsecr=900 if tsval >= 0 else -1))
+    server.receive(
+        segment(FIN | ACK, 1, 100, ack=server_isn(1) + 2, tsval=tsval, tsecr=900 if tsval >= 0 else -1)
+    )
     assert isinstance(server.stack.ehash[KEY], TimeWait)
     return server
 
@@ -92,7 +94,7 @@ def test_rst_frees_the_4_tuple_and_keeps_the_place_in_the_queue(profile: Profile
 @EVERY
 @pytest.mark.parametrize(("answer", "alive"), [("ack", True), ("synack", False), (None, False)])
 def test_syn_after_a_doubtful_rst_asks_the_wire(profile: Profile, answer: str | None, alive: bool) -> None:
-    """A RST that may have missed: a challenge ACK says that the connection lives, anything else that it is gone."""
+    """A RST may have missed: a challenge ACK says that the connection lives, else it is gone."""
     server = connected(profile)
     server.receive(segment(RST, 1, 10, seq=NEXT + 5))
     server.stack.witness = lambda _: answer  # type: ignore[assignment,return-value]
@@ -141,7 +143,9 @@ def test_timewait_syn_with_old_number_is_acknowledged_once_per_half_second(profi
 
 @EVERY
 @pytest.mark.parametrize(("tsval", "decision"), [(5001, "queued"), (5000, "ignored"), (4999, "ignored")])
-def test_timewait_syn_with_old_number_passes_by_a_newer_timestamp(profile: Profile, tsval: int, decision: str) -> None:
+def test_timewait_syn_with_old_number_passes_by_a_newer_timestamp(
+    profile: Profile, tsval: int, decision: str
+) -> None:
     """The last timestamp of the connection was 5000."""
     server = closed_by_server(profile, tsval=5000)
     assert server.receive(syn(1, 200, tsval=tsval, tsecr=0)).decision == decision

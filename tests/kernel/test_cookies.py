@@ -12,7 +12,9 @@ from tests.kernel.build import MS, SERVER, START, ack, client, server_isn, syn
 KEY = client(1) + SERVER
 
 
-def jar(clock: TickClock | WindowClock | None = None, *, at: float = 0, mss: int = 1460, isn: int | None = None) -> CookieJar:
+def jar(
+    clock: TickClock | WindowClock | None = None, *, at: float = 0, mss: int = 1460, isn: int | None = None
+) -> CookieJar:
     """A jar that sent client 1 a cookie, which was seen unless `isn` is 0."""
     cookies = CookieJar(DEFAULT, clock or TickClock(250, START - 1000 * NS))
     cookies.send(KEY, syn(1, at, mss=mss))
@@ -23,7 +25,19 @@ def jar(clock: TickClock | WindowClock | None = None, *, at: float = 0, mss: int
 
 @pytest.mark.parametrize(
     ("mss", "index"),
-    [(0, 0), (1, 0), (535, 0), (536, 0), (1299, 0), (1300, 1), (1439, 1), (1440, 2), (1459, 2), (1460, 3), (65535, 3)],
+    [
+        (0, 0),
+        (1, 0),
+        (535, 0),
+        (536, 0),
+        (1299, 0),
+        (1300, 1),
+        (1439, 1),
+        (1440, 2),
+        (1459, 2),
+        (1460, 3),
+        (65535, 3),
+    ],
 )
 def test_mss_index_v4_is_the_largest_entry_not_above(mss: int, index: int) -> None:
     """IPv4 table 536, 1300, 1440, 1460; a missing MSS counts as 536, a smaller one is raised to it."""
@@ -51,9 +65,7 @@ def test_ack_with_both_numbers_shifted_is_valid(shift: int) -> None:
     assert jar().verify(KEY, moved) == "valid"
 
 
-@pytest.mark.parametrize(
-    ("off", "verdict"), [(-4, "invalid"), (-3, "valid"), (0, "valid"), (1, "invalid")]
-)
+@pytest.mark.parametrize(("off", "verdict"), [(-4, "invalid"), (-3, "valid"), (0, "valid"), (1, "invalid")])
 def test_ack_of_another_mss_index_is_valid(off: int, verdict: str) -> None:
     """What is left of the cookie is an index: 0 to 3 pass, and an MSS of 1460 is 3."""
     first = ack(1, 10)
@@ -83,7 +95,9 @@ def test_cookie_that_was_not_seen_is_judged_by_the_client_number() -> None:
 def test_cookie_of_this_and_the_previous_minute_is_valid(minutes: int, verdict: str) -> None:
     """MAX_SYNCOOKIE_AGE is 2, counted in minutes of jiffies."""
     clock = TickClock(250, START - 1000 * NS)
-    sent = next(ms for ms in range(0, 60_000, 4) if clock.minute(START + ms * MS) != clock.minute(START)) + 100
+    sent = (
+        next(ms for ms in range(0, 60_000, 4) if clock.minute(START + ms * MS) != clock.minute(START)) + 100
+    )
     cookies = jar(clock, at=sent)
     assert cookies.verify(KEY, ack(1, sent + minutes * 60_000)) == verdict
 
@@ -122,9 +136,12 @@ def test_overflow_stamp_moves_after_a_second() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uptime_s", "recent"), [(298.9, False), (299, True), (360, True), (420, True), (420.1, False), (1000, False)]
+    ("uptime_s", "recent"),
+    [(298.9, False), (299, True), (360, True), (420, True), (420.1, False), (1000, False)],
 )
-def test_listener_that_never_overflowed_looks_recent_five_minutes_after_boot(uptime_s: float, recent: bool) -> None:
+def test_listener_that_never_overflowed_looks_recent_five_minutes_after_boot(
+    uptime_s: float, recent: bool
+) -> None:
     """The stamp starts at 0, which 32-bit jiffies reach 300 s after boot: from 299 s to 420 s of uptime."""
     cookies = CookieJar(DEFAULT, TickClock(250, START))
     assert cookies.recent_overflow(START + round(uptime_s * NS)) is recent

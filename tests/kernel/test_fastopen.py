@@ -65,7 +65,15 @@ def test_wrong_cookie_makes_a_request(profile: Profile) -> None:
 @EVERY
 @pytest.mark.parametrize(
     ("flags", "qlen", "max_qlen"),
-    [(0x1, None, 0), (0x2, None, 0), (0x402, None, 3), (0x400, None, 0), (0x2, 2, 2), (0x2, 5000, 128), (0x402, 0, 0)],
+    [
+        (0x1, None, 0),
+        (0x2, None, 0),
+        (0x402, None, 3),
+        (0x400, None, 0),
+        (0x2, 2, 2),
+        (0x2, 5000, 128),
+        (0x402, 0, 0),
+    ],
 )
 def test_queue_limit_comes_from_the_option_or_the_sysctl(
     profile: Profile, flags: int, qlen: int | None, max_qlen: int
@@ -126,7 +134,7 @@ def test_cookie_sent_for_a_full_syn_queue_ignores_the_option(profile: Profile) -
 def test_reset_child_keeps_its_place_for_a_minute_when_it_was_accepted(
     profile: Profile, accepted: bool, place_ms: int
 ) -> None:
-    """The defence against spoofed SYNs; an unaccepted child frees its place at once but stays to be accepted."""
+    """The defence against spoofed SYNs; an unaccepted child frees its place at once."""
     server = Server(profile, tcp_fastopen=2, fastopen_qlen=1)
     server.receive(with_cookie(server, 1))
     if accepted:

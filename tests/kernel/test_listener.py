@@ -29,16 +29,21 @@ def fill_syn_queue(server: Server, count: int) -> None:
 
 @EVERY
 @pytest.mark.parametrize(
-    ("backlog", "somaxconn", "effective"), [(5, 128, 5), (5, 4, 4), (0, 128, 0), (-1, 128, 128), (200, 128, 128)]
+    ("backlog", "somaxconn", "effective"),
+    [(5, 128, 5), (5, 4, 4), (0, 128, 0), (-1, 128, 128), (200, 128, 128)],
 )
-def test_backlog_is_clamped_to_somaxconn(profile: Profile, backlog: int, somaxconn: int, effective: int) -> None:
+def test_backlog_is_clamped_to_somaxconn(
+    profile: Profile, backlog: int, somaxconn: int, effective: int
+) -> None:
     """Compared unsigned, so a negative backlog becomes somaxconn; 0 is legal."""
     listener = Server(profile, backlog, somaxconn=somaxconn).listener
     assert listener.backlog == effective
     assert listener.accept_capacity == effective + 1
 
 
-@pytest.mark.parametrize(("kernel", "fit"), [("5.4", 4), ("5.15", 4), ("5.10", 5), ("6.1", 5), ("6.12", 5), ("7.2", 5)])
+@pytest.mark.parametrize(
+    ("kernel", "fit"), [("5.4", 4), ("5.15", 4), ("5.10", 5), ("6.1", 5), ("6.12", 5), ("7.2", 5)]
+)
 def test_syn_queue_holds_the_backlog_or_one_more(kernel: str, fit: int) -> None:
     """Full at qlen >= backlog (5.4.59, 5.15.135) or qlen > backlog (5.10.262, 6.1.192 and later)."""
     server = Server(find(kernel)[0], backlog=4)
@@ -107,6 +112,7 @@ def test_syn_gets_the_decision_and_counters_of_the_table(
     server.stack.settings.set("net.ipv4.tcp_syncookies", cookies)
     before = server.queues
     outcome = server.receive(syn(50))
+    expected: tuple[str, str, str | None, dict[str, int]]
     wants_cookie = cookies == 2 or (cookies == 1 and synq_full)
     if synq_full and not cookies:
         expected = ("dropped", "syn_queue_full", None, {"TCPReqQFullDrop": 1, "ListenDrops": 1})
@@ -125,7 +131,9 @@ def test_syn_gets_the_decision_and_counters_of_the_table(
 
 @EVERY
 @pytest.mark.parametrize(("limit", "fit"), [(4, 4), (8, 7), (10, 9), (16, 13), (64, 49), (128, 97)])
-def test_syn_without_cookies_leaves_a_quarter_of_max_syn_backlog(profile: Profile, limit: int, fit: int) -> None:
+def test_syn_without_cookies_leaves_a_quarter_of_max_syn_backlog(
+    profile: Profile, limit: int, fit: int
+) -> None:
     """Dropped when max - Q < max >> 2, counting only ListenDrops."""
     server = Server(profile, backlog=1000, tcp_syncookies=0, tcp_max_syn_backlog=limit)
     fill_syn_queue(server, fit)
@@ -188,7 +196,11 @@ def test_syn_fin_counts_nothing(profile: Profile) -> None:
 @EVERY
 def test_ack_to_a_port_nobody_listens_on_is_reset(profile: Profile) -> None:
     server = Server(profile)
-    for flags, outcome in ((ACK, out.RST_NO_LISTENER), (SYN, out.RST_NO_LISTENER), (RST, out.IGNORED_NO_LISTENER)):
+    for flags, outcome in (
+        (ACK, out.RST_NO_LISTENER),
+        (SYN, out.RST_NO_LISTENER),
+        (RST, out.IGNORED_NO_LISTENER),
+    ):
         assert server.receive(segment(flags, dst=b"\x0a\x09\x00\x01\x00\x51")) is outcome
 
 
@@ -221,7 +233,9 @@ def test_cookie_ack_makes_a_child(profile: Profile) -> None:
 
 @EVERY
 @pytest.mark.parametrize("abort", [0, 1])
-def test_cookie_ack_accept_queue_full_is_silent_whatever_abort_on_overflow_says(profile: Profile, abort: int) -> None:
+def test_cookie_ack_accept_queue_full_is_silent_whatever_abort_on_overflow_says(
+    profile: Profile, abort: int
+) -> None:
     """ListenOverflows, ListenDrops, SyncookiesRecv again with every ACK; nothing is remembered."""
     server = Server(profile, backlog=0, tcp_syncookies=2, tcp_abort_on_overflow=abort)
     server.receive(syn(1))
@@ -349,7 +363,9 @@ def test_timer_under_pressure_gives_old_requests_two_retries(profile: Profile) -
 
 
 @EVERY
-@pytest.mark.parametrize(("backlog", "requests", "pressed"), [(7, 4, False), (7, 5, True), (20, 10, False), (20, 11, True)])
+@pytest.mark.parametrize(
+    ("backlog", "requests", "pressed"), [(7, 4, False), (7, 5, True), (20, 10, False), (20, 11, True)]
+)
 def test_pressure_begins_when_twice_the_queue_exceeds_eight_and_the_backlog(
     profile: Profile, backlog: int, requests: int, pressed: bool
 ) -> None:

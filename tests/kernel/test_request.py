@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backlogtrace.kernel import outcomes as out
-from backlogtrace.kernel.profiles import find
 from backlogtrace.kernel.request import in_window
 from backlogtrace.segment import ACK, FIN, PSH, RST, SYN
 from tests.kernel.build import MODERN, Server, ack, isn, modern_id, segment, server_isn, syn
@@ -23,9 +22,9 @@ NEXT = isn(1) + 1
 GOOD = server_isn(1) + 1
 
 
-def half_open(profile: Profile, **more: int) -> Server:
+def half_open(profile: Profile, backlog: int = 4, **more: int) -> Server:
     """A server with the request of client 1."""
-    server = Server(profile, **more)
+    server = Server(profile, backlog, clock=None, fastopen_qlen=None, **more)
     assert server.receive(syn(1)) is out.QUEUED
     return server
 
@@ -53,8 +52,12 @@ def test_duplicate_syn_first_is_never_limited(profile: Profile) -> None:
 
 
 @EVERY
-@pytest.mark.parametrize(("gap", "outcome"), [(100, out.DUPLICATE_LIMITED), (496, out.DUPLICATE_LIMITED), (504, out.RETRANSMITTED)])
-def test_duplicate_syn_is_limited_to_one_per_half_second(profile: Profile, gap: int, outcome: Outcome) -> None:
+@pytest.mark.parametrize(
+    ("gap", "outcome"), [(100, out.DUPLICATE_LIMITED), (496, out.DUPLICATE_LIMITED), (504, out.RETRANSMITTED)]
+)
+def test_duplicate_syn_is_limited_to_one_per_half_second(
+    profile: Profile, gap: int, outcome: Outcome
+) -> None:
     """tcp_invalid_ratelimit, 500 ms; a limited one changes nothing but TCPACKSkippedSynRecv."""
     server = half_open(profile)
     server.receive(syn(1, 10))
@@ -176,8 +179,8 @@ def test_wrong_ack_after_a_cookie_is_taken_for_one(profile: Profile) -> None:
 @pytest.mark.parametrize(
     ("seq", "end", "inside"),
     [
-        (100, 100, True), (100, 5000, True), (99, 99, False), (90, 100, False), (90, 101, True), (199, 210, True),
-        (200, 200, True), (200, 201, False), (201, 201, False),
+        (100, 100, True), (100, 5000, True), (99, 99, False), (90, 100, False), (90, 101, True),
+        (199, 210, True), (200, 200, True), (200, 201, False), (201, 201, False),
     ],
 )  # fmt: skip
 def test_window_is_the_kernels(seq: int, end: int, inside: bool) -> None:

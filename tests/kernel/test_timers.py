@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from backlogtrace.kernel.clock import TickClock
-from backlogtrace.kernel.timers import NEVER, RequestTimers
-from tests.kernel.build import MS, SERVER, START, Server, client, syn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backlogtrace.kernel.clock import TickClock, WindowClock
 from backlogtrace.kernel.request import Request
+from backlogtrace.kernel.timers import NEVER, RequestTimers, WindowTimers
+from tests.kernel.build import MS, SERVER, START, Server, client, syn
 
 
 def make(count: int) -> tuple[RequestTimers, list[Request]]:
@@ -109,6 +112,13 @@ def test_due_by_shows_what_is_due_and_takes_nothing() -> None:
     assert list(timers.pop_due(third)) == requests[:3]
 
 
+def test_due_by_shows_a_timer_armed_twice_for_one_tick_once() -> None:
+    timers, (request,) = make(1)
+    timers.arm(request, START, 1)
+    timers.arm(request, START, 1)
+    assert timers.due_by(request.due) == [request]
+
+
 def test_armed_by_a_late_packet_is_a_window_up_to_it() -> None:
     """When the timer fired is known only to be between two times: so is the next one."""
     timers, (request,) = make(1)
@@ -117,3 +127,44 @@ def test_armed_by_a_late_packet_is_a_window_up_to_it() -> None:
     deadline = request.deadline
     timers.arm(request, START + 100 * MS, 1)
     assert deadline == request.due > due
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("arm"), st.integers(0, 5), st.integers(0, 3000), st.sampled_from((1, 2, 4))),
+            st.tuples(st.just("stop"), st.integers(0, 5), st.just(0), st.just(0)),
+            st.tuples(st.just("pop"), st.just(0), st.integers(0, 6000), st.just(0)),
+        ),
+        max_size=40,
+    )
+)
+def test_window_timers_fire_what_the_ordered_ones_fire(steps: list[tuple[str, int, int, int]]) -> None:
+    """The cheap queues of a machine without known ticks agree with the buckets, order within a tick aside."""
+    ordered, requests = make(6)
+    ordered = RequestTimers(WindowClock(), lifo=False)
+    _, twins = make(6)
+    cheap = WindowTimers(WindowClock())
+    for request in (*requests, *twins):
+        request.timer = 0
+    for what, which, ms, seconds in steps:
+        now = START + ms * MS
+        if what == "arm":
+            ordered.arm(requests[which], now, seconds)
+            cheap.arm(twins[which], now, seconds)
+            assert (requests[which].due, requests[which].deadline) == (
+                twins[which].due,
+                twins[which].deadline,
+            )
+        elif what == "stop":
+            requests[which].timer = twins[which].timer = 0
+        else:
+            shown = {requests.index(request) for request in ordered.due_by(now)}
+            assert shown == {twins.index(request) for request in cheap.due_by(now)}
+            fired = [(request.due, requests.index(request)) for request in ordered.pop_due(now)]
+            same = [(request.due, twins.index(request)) for request in cheap.pop_due(now)]
+            assert sorted(fired) == sorted(same)
+            assert [due for due, _ in same] == sorted(due for due, _ in same)
+            for _, index in fired:
+                requests[index].timer = twins[index].timer = 0
+        assert cheap.next_due <= min((t.due for t in twins if t.timer), default=NEVER)

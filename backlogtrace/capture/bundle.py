@@ -1,0 +1,275 @@
+"""Ordinary handshakes, found in columns: SYN, SYN-ACK, ACK and the server's proof as one item.
+
+What is not ordinary beyond doubt, or not whole within one batch, is left as it is: a handshake that is not
+found costs time and changes nothing.
+Knows no queue; what a listen socket makes of a handshake is not its business.
+"""
+
+from __future__ import annotations
+
+import gc
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from backlogtrace.capture.emit import endpoints, parse_columns, segments
+from backlogtrace.capture.headers import ACKED, OFFSET_FLAGS, PORTS, SEQ, Headers
+from backlogtrace.capture.select_columns import flow_tags, slots_of
+from backlogtrace.segment import (
+    ACK,
+    CWR,
+    ECE,
+    FIN,
+    HANDSHAKE,
+    HANDSHAKE_MAX_NS,
+    RST,
+    SYN,
+    Handshake,
+    Segment,
+)
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from backlogtrace.capture.gather import Ints
+    from backlogtrace.capture.select_columns import Bools, ColumnSelector, Tags
+
+    Numbers = npt.NDArray[np.uint32]
+
+_SEEN_BITS = 24
+_LEAST = 4
+"""Packets of the shortest handshake: SYN, SYN-ACK, ACK and proof."""
+_HALF = np.uint32(1 << 31)
+_ONE = np.uint32(1)
+_BLOCK = 32
+"""Handshakes taken apart together: numpy's calls cost about as much as so many."""
+_handshake = partial(tuple.__new__, Handshake)
+
+
+class Bundles(NamedTuple):
+    """The ordinary handshakes of one batch, in the order of their SYNs."""
+
+    packets: Ints
+    """Indexes of their packets in the batch, one handshake after the other."""
+    bounds: Ints
+    """Where each begins in `packets`, and where the last one ends."""
+    ack_ns: Ints
+    rcv_nxt: Numbers
+    tsval: Ints
+
+    @property
+    def opening(self) -> Ints:
+        """Indexes of the SYNs."""
+        return self.packets[self.bounds[:-1]]
+
+
+class BundleSource:
+    """The packets of handshakes, copied from their batch, for who wants them one by one."""
+
+    def __init__(self, headers: Headers, bundles: Bundles, first_frame: int, times: Ints) -> None:
+        self._headers = headers.detached(bundles.packets)
+        self._frames = self._headers.number + first_frame
+        self._times = times[self._headers.number]
+        self._bounds = bundles.bounds
+        self._block = -1
+        self._found: list[Segment] = []
+
+    def segments(self, number: int) -> list[Segment]:
+        """See HandshakeSource."""
+        first = number // _BLOCK * _BLOCK
+        bounds = self._bounds[first : first + _BLOCK + 1]
+        if first != self._block:
+            chosen = np.arange(bounds[0], bounds[-1])
+            self._found = segments(self._headers, chosen, self._frames[chosen], self._times[chosen])
+            self._block = first
+        start, end = (bounds[number - first : number - first + 2] - bounds[0]).tolist()
+        return self._found[start:end]
+
+
+class Bundler:
+    """Finds the ordinary handshakes of one batch of packets after another."""
+
+    def __init__(self, selector: ColumnSelector) -> None:
+        self._selector = selector
+        self._seen = np.zeros(1 << _SEEN_BITS, np.bool_)
+        """Slots of flows of which an earlier batch had packets."""
+
+    def find(
+        self, headers: Headers, times: Ints, chosen: Ints, ends: tuple[Tags, Tags], fastopen: Bools
+    ) -> Bundles | None:
+        """The ordinary handshakes among the packets `chosen`; None when there are none.
+
+        `times` has the times of all packets; `ends` and `fastopen` are as for ColumnSelector.choose().
+        """
+        if not len(chosen):
+            return None
+        groups = self._openings(headers, chosen, *ends)
+        if groups is None:
+            return None
+        good, proof = groups.handshakes(headers, times[headers.number[groups.packets]], ends[0])
+        good = good[~fastopen[groups.packets[groups.first[good]]]]
+        good = good[~fastopen[groups.packets[groups.first[good] + 1]]]
+        syns = groups.packets[groups.first[good]]
+        # where the client may be a server too, it is not certain who listens
+        good = good[~self._selector.maybe_servers(ends[0][syns], headers.rows[syns, PORTS] & 0xFFFF)]
+        good, tsval = _in_step(headers, groups, good)
+        if not len(good):
+            return None
+        good_order = np.argsort(groups.packets[groups.first[good]])
+        good, tsval = good[good_order], tsval[good_order]
+        first, last = groups.first[good], proof[good]
+        proofs = groups.packets[last]
+        # a FIN ends more than the handshake: it stays a segment of its own
+        size = last - first + (headers.flags[proofs] & FIN == 0)
+        packets = groups.packets[_ranges(first, size)]
+        acks = headers.number[groups.packets[first + 2]]
+        rcv_nxt = headers.rows[proofs, ACKED].byteswap()
+        return Bundles(packets, np.concatenate(([0], np.cumsum(size))), times[acks], rcv_nxt, tsval)
+
+    def _openings(self, headers: Headers, chosen: Ints, source: Tags, target: Tags) -> _Groups | None:
+        """The packets of each flow that this batch opens with a SYN; None when there are none."""
+        flow = flow_tags(source[chosen], target[chosen])
+        order = np.argsort(flow, kind="stable")
+        flow = flow[order]
+        edges = np.flatnonzero(flow[1:] != flow[:-1]) + 1
+        first = np.concatenate(([0], edges))
+        size = np.diff(first, append=len(flow))
+        slots = slots_of(flow[first], _SEEN_BITS)
+        opens = ~self._seen[slots]
+        self._seen[slots] = True
+        opens &= size >= _LEAST
+        packets = chosen[order]
+        flags = headers.flags[packets[first]]
+        opens &= (flags == SYN) | (flags == SYN | ECE | CWR)
+        first, size = first[opens], size[opens]
+        if not len(first):
+            return None
+        return _Groups(packets[_ranges(first, size)], np.cumsum(size) - size, size)
+
+
+class _Groups(NamedTuple):
+    """Packets of some flows, flow by flow, in capture order within each."""
+
+    packets: Ints
+    """Indexes in the batch."""
+    first: Ints
+    """Where each flow begins in `packets`."""
+    size: Ints
+
+    def handshakes(self, headers: Headers, times: Ints, source: Tags) -> tuple[Ints, Ints]:
+        """(flows that begin with an ordinary handshake but for options, where each flow has its proof).
+
+        `times` are those of the packets, `source` the hashes of the source of each packet of the batch.
+        """
+        rows = headers.rows[self.packets]
+        seq, acked = rows[:, SEQ].byteswap(), rows[:, ACKED].byteswap()
+        flags, length = headers.flags[self.packets], headers.length[self.packets]
+        syn, answer, third = self.first, self.first + 1, self.first + 2
+        hashes = source[self.packets]
+        of_client = hashes == np.repeat(hashes[syn], self.size)
+        client_next, server_next = seq[syn] + _ONE, seq[answer] + _ONE
+        later = times[1:] >= times[:-1]
+        took = times[third] - times[syn]
+
+        good = (length[syn] == 0) & (length[answer] == 0) & (length[third] == 0)
+        good &= (flags[answer] & ~np.uint8(ECE)) == SYN | ACK
+        good &= ~of_client[answer] & (acked[answer] == client_next)
+        good &= (flags[third] == ACK) & of_client[third]
+        good &= (seq[third] == client_next) & (acked[third] == server_next)
+        good &= later[syn] & later[answer] & (took <= HANDSHAKE_MAX_NS)
+        good &= np.add.reduceat(flags & SYN != 0, syn, dtype=np.int64) == 2
+
+        beyond = seq - np.repeat(client_next, self.size)
+        covered = acked - np.repeat(client_next, self.size)
+        from_first = np.repeat(server_next, self.size)
+        proves = ~of_client & (flags & (SYN | RST | ACK) == ACK)
+        proves &= (covered - _ONE < _HALF - _ONE) | (length > 0) | (flags & FIN != 0)
+        where = np.arange(len(flags))
+        proof = np.minimum.reduceat(np.where(proves, where, len(flags)), syn)
+        good &= proof < len(flags)
+        proof[~good] = third[~good] + 1
+        good &= (seq[proof] == server_next) & (covered[proof] < _HALF)
+
+        window = np.repeat(rows[answer, OFFSET_FLAGS].byteswap() & 0xFFFF, self.size)
+        data = of_client & (flags & (SYN | RST | FIN | ACK) == ACK) & (length > 0) & (acked == from_first)
+        data &= beyond + length <= window
+        odd = _before(~data)
+        good &= odd[proof] == odd[third + 1]
+        back = _before(~later)
+        good &= back[proof] == back[syn]
+        return np.flatnonzero(good), proof
+
+
+def _before(marks: Bools) -> Ints:
+    """How many marks there are before each place."""
+    return np.concatenate(([0], np.cumsum(marks)))
+
+
+def _ranges(first: Ints, size: Ints) -> Ints:
+    """first[0], first[0] + 1 … (size[0] numbers), first[1] …"""
+    found: Ints = np.repeat(first - np.cumsum(size) + size, size) + np.arange(size.sum())
+    return found
+
+
+def _in_step(headers: Headers, groups: _Groups, good: Ints) -> tuple[Ints, Ints]:
+    """(those of the flows `good` whose timestamps are ordinary, the timestamp value of their ACK)"""
+    count = len(good)
+    first = groups.first[good]
+    found = parse_columns(headers, groups.packets[np.concatenate((first, first + 1, first + 2))])
+    opening, answer, completing = found.tsval.reshape(3, count)
+    echo = found.tsecr[2 * count :]
+    older = (opening >= 0) & (completing >= 0) & ((completing - opening) & 0xFFFFFFFF >= _HALF)
+    stranger = (answer >= 0) & (completing >= 0) & (echo != answer)
+    fine = ~(older | stranger)
+    return good[fine], completing[fine]
+
+
+def mixed_items(
+    headers: Headers, chosen: Ints, bundles: Bundles, source: BundleSource, first_frame: int, times: Ints
+) -> list[Segment | Handshake]:
+    """Packets as Segments, but SYNs of `bundles` as Handshakes; the other packets of these must not be given.
+
+    The packet of index 0, TCP or not, has the number `first_frame`; `times` has the times of all packets.
+    """
+    low, high = np.searchsorted(bundles.opening, (chosen[0], chosen[-1] + 1)).tolist()
+    opening = bundles.opening[low:high]
+    single = np.ones(len(chosen), np.bool_)
+    single[np.searchsorted(chosen, opening)] = False
+    number = headers.number[chosen[single]]
+    items: list[Segment | Handshake] = []
+    items += segments(headers, chosen[single], number + first_frame, times[number])
+    items += _handshakes(headers, bundles, source, range(low, high), first_frame, times)
+    place = np.empty(len(chosen), np.int64)
+    place[single] = np.arange(len(number))
+    place[~single] = np.arange(len(number), len(chosen))
+    return list(map(items.__getitem__, place.tolist()))
+
+
+def _handshakes(
+    headers: Headers, bundles: Bundles, source: BundleSource, some: range, first_frame: int, times: Ints
+) -> list[Handshake]:
+    """The handshakes of the numbers `some`."""
+    these = slice(some.start, some.stop)
+    opening = bundles.opening[these]
+    number = headers.number[opening]
+    columns = (
+        (number + first_frame).tolist(),
+        times[number].tolist(),
+        *endpoints(headers, opening, headers.rows[opening]),
+        repeat(HANDSHAKE),
+        bundles.ack_ns[these].tolist(),
+        bundles.rcv_nxt[these].tolist(),
+        bundles.tsval[these].tolist(),
+        repeat(source),
+        some,
+    )
+    # as in emit.segments()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return list(map(_handshake, zip(*columns, strict=False)))
+    finally:
+        if collecting:
+            gc.enable()

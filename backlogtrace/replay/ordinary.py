@@ -1,0 +1,137 @@
+"""The short way for ordinary handshakes: most of what a big capture holds.
+
+Does to the model what the long way would do (the guards are the listener's own), but makes no rows
+and predicts no packets: those of an ordinary handshake are there. Whatever turns out not to be
+ordinary is handed back, packet by packet. Only used where no rows are wanted for such packets.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING
+
+from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.request import Request, check_req
+from backlogtrace.kernel.timers import NEVER
+from backlogtrace.replay.expect import LATE_NS
+from backlogtrace.segment import ACK, FIN, RST, SYN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.kernel.stack import Stack
+    from backlogtrace.replay.events import EventQueue
+    from backlogtrace.replay.track import Track
+    from backlogtrace.segment import Handshake, Segment
+
+_CONTROL = SYN | RST | ACK | FIN
+
+
+class Ordinary:
+    """Handshakes that go the ordinary way."""
+
+    def __init__(self, stack: Stack, events: EventQueue) -> None:
+        self._stack = stack
+        self._events = events
+        self.packets = 0
+        """Packets of handshakes seen."""
+        self._unanswered: deque[Request] = deque()
+        """Requests whose SYN-ACK is still to be seen, in order of their SYN."""
+        self.loss_ns = NEVER
+        """None of them is overdue before this time."""
+        self._open: list[tuple[int, int, Track, Handshake]] = []
+        """Whole handshakes whose SYN was taken, by the time of their ACK."""
+        self.next_ns = NEVER
+        """When the first of them is complete."""
+        self.packets_left: list[Segment] = []
+        """Packets of a handshake that could not be completed in the ordinary way."""
+
+    def segment(self, track: Track, segment: Segment, key: bytes, entry: object) -> tuple[bool, Outcome | None]:
+        """A SYN that is queued or an ACK that completes a request.
+
+        (False, None) leaves the packet alone; (True, None) is done with it; (True, outcome) has let
+        the model decide, and the decision was not the ordinary one.
+        """
+        socket = track.socket
+        if socket is None or socket.expiring or track.attempts or not socket.listening:
+            return False, None
+        control = segment.flags & _CONTROL
+        if entry is None and control == SYN:
+            outcome = socket.conn_request(segment, key)
+            if outcome is not out.QUEUED:
+                return True, outcome
+        elif type(entry) is Request and control == ACK and entry.listener is socket:
+            outcome = check_req(entry, segment)
+            if outcome is not out.ESTABLISHED:
+                return True, outcome
+        else:
+            return False, None
+        self.packets += 1
+        track.count(outcome, segment.time_ns)
+        if outcome is out.ESTABLISHED:
+            self._events.after_packet(track, segment.time_ns)
+            return True, None
+        request = self._stack.ehash[key]
+        assert type(request) is Request
+        request.unanswered = True
+        if not self._unanswered:
+            self.loss_ns = request.born + LATE_NS
+        self._unanswered.append(request)
+        return True, None
+
+    def overdue(self, now: int) -> Iterator[Request]:
+        """Requests whose SYN-ACK should have been seen by `now`; they are not waited for any longer."""
+        waiting = self._unanswered
+        while waiting and (not waiting[0].unanswered or waiting[0].born + LATE_NS <= now):
+            request = waiting.popleft()
+            if request.unanswered:
+                request.unanswered = False
+                yield request
+        self.loss_ns = waiting[0].born + LATE_NS if waiting else NEVER
+
+    def handshake(self, track: Track, item: Handshake) -> bool:
+        """Take the SYN of a whole handshake; False when its packets must go one by one."""
+        socket = track.socket
+        if (
+            socket is None
+            or not socket.listening
+            or socket.expiring
+            or track.attempts
+            or socket.defer_accept
+            or socket.accept_queue_full()
+            or socket.syn_queue_refuses(socket.qlen)
+            or socket.settings.tcp_syncookies == 2  # noqa: PLR2004 - always
+            or item.src + item.dst in self._stack.ehash
+        ):
+            return False
+        socket.qlen += 1
+        socket.young += 1
+        self.packets += 2  # and its SYN-ACK
+        track.count(out.QUEUED, item.time_ns)
+        heapq.heappush(self._open, (item.ack_ns, item.frame, track, item))
+        self.next_ns = self._open[0][0]
+        return True
+
+    def complete(self) -> bool:
+        """The ACK of the first open handshake arrives; False when it does not complete it.
+
+        Then the request is made, and `packets_left` holds what follows its SYN-ACK.
+        """
+        now, _, track, item = heapq.heappop(self._open)
+        self.next_ns = self._open[0][0] if self._open else NEVER
+        socket = track.socket
+        assert socket is not None
+        key = item.src + item.dst
+        if not socket.listening or socket.accept_queue_full():
+            syn, synack, *self.packets_left = item.segments()
+            socket.resume(key, syn, synack)
+            return False
+        socket.qlen -= 1
+        socket.young -= 1
+        self.packets += 1
+        socket.add_child(key, now, item.tsval, item.rcv_nxt)
+        track.count(out.ESTABLISHED, now)
+        self._events.after_packet(track, now)
+        return True

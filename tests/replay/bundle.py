@@ -1,0 +1,83 @@
+"""Puts ordinary handshakes of a list of segments together, slowly and plainly."""
+
+from __future__ import annotations
+
+from backlogtrace.segment import (
+    ACK,
+    FIN,
+    HANDSHAKE,
+    HANDSHAKE_MAX_NS,
+    RST,
+    SYN,
+    Handshake,
+    Segment,
+    end_seq,
+)
+
+_MASK = 0xFFFFFFFF
+_CONTROL = SYN | ACK | RST | FIN
+
+
+class Packets:
+    """The packets of all handshakes of a list."""
+
+    def __init__(self) -> None:
+        self.lists: list[list[Segment]] = []
+
+    def segments(self, number: int) -> list[Segment]:
+        return list(self.lists[number])
+
+
+def bundle(segments: list[Segment]) -> list[Segment | Handshake]:
+    """The same list with a Handshake for every flow that begins with an ordinary one."""
+    flows: dict[frozenset[bytes], list[Segment]] = {}
+    for segment in segments:
+        flows.setdefault(frozenset((segment.src, segment.dst)), []).append(segment)
+    source = Packets()
+    items: list[Segment | Handshake] = []
+    for flow in flows.values():
+        used = _ordinary(flow)
+        if used:
+            syn, ack, last = flow[0], flow[2], flow[used - 1]
+            items.append(
+                Handshake(
+                    syn.frame, syn.time_ns, syn.src, syn.dst, HANDSHAKE,
+                    ack.time_ns, last.ack, ack.tsval, source, len(source.lists),
+                )
+            )  # fmt: skip
+            source.lists.append(flow[:used])
+        items += flow[used:]
+    return sorted(items, key=lambda item: item.frame)
+
+
+def _ordinary(flow: list[Segment]) -> int:
+    """How many packets of a flow make its ordinary handshake, the server's proof included; 0: none."""
+    if len(flow) < 4 or sum(bool(segment.flags & SYN) for segment in flow) != 2:
+        return 0
+    syn, synack, ack = flow[:3]
+    if (
+        syn.flags & _CONTROL != SYN
+        or synack.flags & _CONTROL != SYN | ACK
+        or ack.flags != ACK
+        or synack.src != syn.dst
+        or ack.src != syn.src
+        or syn.length
+        or ack.length
+        or syn.fastopen is not None
+        or synack.fastopen is not None
+        or synack.ack != (syn.seq + 1) & _MASK
+        or ack.seq != synack.ack
+        or ack.ack != (synack.seq + 1) & _MASK
+        or not 0 <= ack.time_ns - syn.time_ns <= HANDSHAKE_MAX_NS
+        or (ack.tsval >= 0 and syn.tsval >= 0 and ack.tsval < syn.tsval)
+        or (ack.tsecr >= 0 and synack.tsval >= 0 and ack.tsecr != synack.tsval)
+    ):
+        return 0
+    for used, segment in enumerate(flow[3:], 4):
+        if segment.flags & (RST | FIN | SYN):
+            return 0
+        if segment.src == syn.dst and (segment.length or segment.ack != end_seq(syn)):
+            return used
+        if segment.src == syn.dst:
+            return 0
+    return 0
