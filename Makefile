@@ -1,9 +1,9 @@
 # make demo | test | lint | bench | fixtures | lock | clean; everything happens in .venv and build/
 
 PYTHON ?= python3
-FIXTURE ?= fixtures/format-base
+FIXTURE ?= fixtures/seed_documents-0001
 # its application never calls accept()
-DEMO_FLAGS ?= --accept never
+DEMO_FLAGS ?=
 BENCH_FLAGS ?=
 BIN := .venv/bin
 # Python compiles what it imports; compiling all of it first takes as long as everything else.
