@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.uint32]
 
 _SEEN_BITS = 24
+_COUNT_BITS = 14
 _LEAST = 4
 """Packets of the shortest handshake: SYN, SYN-ACK, ACK and proof."""
 _HALF = np.uint32(1 << 31)
@@ -131,18 +132,24 @@ class Bundler:
     def _openings(self, headers: Headers, chosen: Ints, source: Tags, target: Tags) -> _Groups | None:
         """The packets of each flow that this batch opens with a SYN; None when there are none."""
         flow = flow_tags(source[chosen], target[chosen])
+        slots = slots_of(flow, _SEEN_BITS)
+        fresh = ~self._seen[slots]
+        self._seen[slots] = True
+        # most flows of a flood have no ACK and proof: not sorting them saves more than counting costs
+        slots = slots_of(flow, _COUNT_BITS)
+        plain = slots[headers.flags[chosen] & (SYN | RST) == 0]
+        likely = fresh & (np.bincount(plain, minlength=1 << _COUNT_BITS)[slots] >= 2)
+        chosen, flow = chosen[likely], flow[likely]
+        if not len(chosen):
+            return None
         order = np.argsort(flow, kind="stable")
         flow = flow[order]
         edges = np.flatnonzero(flow[1:] != flow[:-1]) + 1
         first = np.concatenate(([0], edges))
         size = np.diff(first, append=len(flow))
-        slots = slots_of(flow[first], _SEEN_BITS)
-        opens = ~self._seen[slots]
-        self._seen[slots] = True
-        opens &= size >= _LEAST
         packets = chosen[order]
         flags = headers.flags[packets[first]]
-        opens &= (flags == SYN) | (flags == SYN | ECE | CWR)
+        opens = (size >= _LEAST) & ((flags == SYN) | (flags == SYN | ECE | CWR))
         first, size = first[opens], size[opens]
         if not len(first):
             return None
