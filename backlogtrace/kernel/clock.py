@@ -18,6 +18,7 @@ NS = 1_000_000_000
 _BITS = 3  # granularity of a wheel level is 8^level ticks
 _WHEEL_SLOTS = 63  # timers up to 63 granules away live on a level
 _DRIFT_TICKS = 3
+_LATE_TICKS = 1  # a CPU may run its timers before another one has counted the tick: seen in one of five
 COOKIE_PERIOD_S = 60
 PRUNE_NS = NS // 5
 LATE_NS = 250_000_000  # how late a timer may fire on a busy machine
@@ -71,7 +72,7 @@ class TickClock:
         shift = _BITS * level
         raw = (now_ns - self.boot_ns) // self.tick_ns + self._base + ticks
         fires = [((((raw - lag) >> shift) + 1) << shift) + lag for lag in self.lags]
-        return self._at(min(fires)), self._at(max(fires)), level
+        return self._at(min(fires)), self._at(max(fires) + _LATE_TICKS), level
 
     def _at(self, raw: int) -> int:
         return (raw - self._base) * self.tick_ns + self.boot_ns

@@ -101,6 +101,8 @@ def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
 
 def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
     """The server's side sent something on the connection."""
+    if segment.flags == ACK and not segment.length and segment.ack == child.rcv_nxt:
+        child.last_challenge = segment.time_ns  # a duplicate ACK: one limit holds for all of them
     child.rcv_nxt = segment.ack
     if segment.flags & RST:
         die(stack, child)

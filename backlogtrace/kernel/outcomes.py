@@ -151,7 +151,7 @@ ESTABLISHED = _outcome("established", "request.request_completed", _CHECK, None,
 # segments for a Fast Open child before its handshake is complete
 FASTOPEN_COMPLETED = _outcome("established", "fastopen.fastopen_completed", _CHECK)
 FASTOPEN_ABORTED = Outcome(
-    "aborted", "client_rst", "fastopen.client_rst", _CHECK, None, {"AttemptFails": 2, "EmbryonicRsts": 1}
+    "aborted", "client_rst", "fastopen.client_rst", _CHECK, None, {"AttemptFails": 2}
 )
 
 # segments for a connection that is no request any more
