@@ -125,7 +125,7 @@ class Replay:
                 if type(entry) is Child and not (flags & _SYN_RST or entry.fastopen or everything):
                     child_sent(self.stack, entry, segment)
                     if unproved:
-                        journal.proved(key, segment.frame)
+                        journal.proved(key, segment)
                     continue
                 if type(entry) is Request and entry.unanswered and flags & SYN:
                     entry.unanswered = False
@@ -271,14 +271,14 @@ class Replay:
         else:
             if type(entry) is Child:
                 child_sent(self.stack, entry, segment)
-                self._journal.proved(key, segment.frame)
+                self._journal.proved(key, segment)
             if kind == "rst" or (self._journal.everything and type(entry) is Child):
                 self._journal.sent(track, segment, "rst" if kind == "rst" else "passed", "application")
 
     def _matched(self, track: Track, expectation: Expectation, segment: Segment, entry: object) -> None:
         """The wire shows what was predicted."""
         if expectation.row is not None:
-            prove(expectation.row, segment.frame)
+            prove(expectation.row, segment)
         outcome = expectation.outcome
         attempt = expectation.attempt
         journal = self._journal
@@ -291,7 +291,7 @@ class Replay:
                 self.stack.fastopen_cookies[segment.dst[:-2] + segment.src[:-2]] = segment.fastopen
         if outcome is None:
             self._firing.pin(expectation, segment)
-            journal.proved(expectation.key, segment.frame)
+            journal.proved(expectation.key, segment)
             counters = {"TCPSynRetrans": 1} if self.stack.profile.counts_syn_retrans else {}
             journal.sent(track, segment, "synack", "timer", attempt=attempt, counters=counters)
             return
@@ -354,7 +354,7 @@ class Replay:
             entry.listener.promote(entry, segment._replace(src=segment.dst, dst=segment.src))
             track.connected(key, segment.time_ns)
         self._journal.mismatch(track, key, segment.time_ns, "unexpected_packet", detail, segment.frame)
-        self._journal.proved(key, segment.frame)
+        self._journal.proved(key, segment)
         self._journal.sent(track, segment, kind or "passed", "unexplained", expected=False)
 
     # ---- what did not come ----

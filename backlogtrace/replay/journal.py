@@ -45,7 +45,7 @@ class Journal:
 
     def wants(self, decision: str) -> bool:
         """Whether a packet with this decision gets a row."""
-        return self.routine or decision not in _ROUTINE
+        return self.everything or (decision != "passed" and (self.routine or decision not in _ROUTINE))
 
     def packet(
         self, key: bytes, track: Track, segment: Segment, outcome: Outcome, queues: tuple[int, int, int]
@@ -57,16 +57,16 @@ class Journal:
         if segment.flags & (SYN | ACK) == SYN:
             before = self.unproved.pop(key, None)
             if before is not None and before.outcome.decision == "dropped":
-                before.resolved_by = segment.frame  # the client asks again: it got no answer
+                _settle(before, segment)  # the client asks again: it got no answer
         if outcome.decision in _PROVED_LATER:
             self.unproved[key] = row
         return row
 
-    def proved(self, key: bytes, frame: int) -> None:
+    def proved(self, key: bytes, later: Segment) -> None:
         """A later packet of the server settles what it did with an earlier one of the client."""
         row = self.unproved.pop(key, None)
-        if row is not None:
-            prove(row, frame)
+        if row is not None and _settle(row, later):
+            row.certainty = "certain"
 
     def sent(  # noqa: PLR0913 - the columns of a row
         self, track: Track, segment: Segment, decision: str, reason: str, cause: int | None = None,
@@ -108,8 +108,15 @@ class Journal:
             yield rows.popleft()
 
 
-def prove(row: PacketRow, frame: int) -> None:
-    """The packet `frame` shows that the row's decision is what happened."""
-    if row.resolved_by is None:
-        row.resolved_by = frame
+def prove(row: PacketRow, reply: Segment) -> None:
+    """The server's reply shows that the row's decision is what happened."""
+    if _settle(row, reply):
         row.certainty = "certain"
+
+
+def _settle(row: PacketRow, by: Segment) -> bool:
+    """Note the packet that settles a row; a row whose time is over may have left already."""
+    if row.resolved_by is not None or by.time_ns > row.segment.time_ns + HOLD_NS:
+        return False
+    row.resolved_by = by.frame
+    return True

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from backlogtrace.capture import columns, plain
 from backlogtrace.capture.file import CaptureFile
 from backlogtrace.capture.info import CaptureInfo
+from backlogtrace.segment import Segment
 from tests.capture import capture_files as build
 from tests.capture.capture_files import (
     ACK,
@@ -43,7 +44,6 @@ from tests.capture.capture_files import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from backlogtrace.segment import Segment
 
 OPTIONS = [
     b"",
@@ -78,7 +78,8 @@ def read_plain(
 ) -> tuple[list[Segment], CaptureInfo]:
     info = CaptureInfo()
     batches = plain.timed_packets(CaptureFile(str(path), info), info, window)
-    found = [segment for chunk in plain.segment_chunks(batches, info, keep_all, ()) for segment in chunk]
+    chunks = plain.segment_chunks(batches, info, keep_all, ())
+    found = [one for chunk in chunks for one in chunk if isinstance(one, Segment)]
     return found, info
 
 
@@ -87,7 +88,8 @@ def read_columns(
 ) -> tuple[list[Segment], CaptureInfo]:
     info = CaptureInfo()
     windows = columns.decoded_windows(CaptureFile(str(path), info), info, window)
-    found = [segment for chunk in columns.segment_chunks(windows, info, keep_all, ()) for segment in chunk]
+    chunks = columns.segment_chunks(windows, info, keep_all, ())
+    found = [one for chunk in chunks for one in chunk if isinstance(one, Segment)]
     return found, info
 
 

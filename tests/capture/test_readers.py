@@ -57,7 +57,8 @@ def tshark() -> str:
 
 def read(path: Path, reader: str) -> tuple[list[Segment], CaptureInfo]:
     with open_capture([str(path)], reader=reader, keep_all=True) as capture:
-        return [segment for chunk in capture.chunks() for segment in chunk], capture.info
+        found = [one for chunk in capture.chunks() for one in chunk if isinstance(one, Segment)]
+        return found, capture.info
 
 
 # --- formats ----------------------------------------------------------------------------------

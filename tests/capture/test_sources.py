@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from backlogtrace.capture import open_capture, reader
 from backlogtrace.errors import CaptureError, UsageError
+from backlogtrace.segment import Segment
 from tests.capture.capture_files import (
     ACK,
     SECOND,
@@ -35,7 +36,6 @@ from tests.capture.capture_files import (
 
 if TYPE_CHECKING:
     from backlogtrace.capture.info import CaptureInfo
-    from backlogtrace.segment import Segment
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,8 @@ def some_packets(count: int, start: int = 0, step: int = 10) -> list[Packet]:
 
 def read(*paths: Path | str, keep_all: bool = True, name: str = "auto") -> tuple[list[Segment], CaptureInfo]:
     with open_capture([str(path) for path in paths], keep_all=keep_all, reader=name) as capture:
-        return [segment for chunk in capture.chunks() for segment in chunk], capture.info
+        found = [one for chunk in capture.chunks() for one in chunk if isinstance(one, Segment)]
+        return found, capture.info
 
 
 @pytest.fixture(params=["plain", "columns"])

@@ -77,6 +77,7 @@ def test_expiry_without_hz_is_an_event_within_its_window() -> None:
     for seconds in (1.02, 3.04, 7.1, 15.3, 31.4):
         wire.synack(1, 1000 * seconds)
     wire.syn(2, 64_000)
+    wire.ack(2, 64_001)
     wire.syn(3, 80_000)
     result = replay(wire)
     assert [row.attempt for row in result.sent[1:6]] == [1, 2, 3, 4, 5]
@@ -110,7 +111,6 @@ def test_challenge_ack_for_a_syn_on_a_connection_is_no_mismatch() -> None:
     wire.syn(2, 5000)
     result = replay(wire)
     assert result.decisions[2] == "ignored"
-    assert result.packets[2].resolved_by == 5
     assert not result.mismatches
 
 
@@ -454,5 +454,5 @@ def test_odd_segments_to_a_listener_never_raise() -> None:
             wire.inbound(flags, c, 10 + flags)
             wire.outbound(flags, c, 10.5 + flags, seq=server_isn(c))
     result = replay(wire, host(), all_packets=True)
-    assert len(result.packets) + len(result.sent) == len(wire.segments)
+    assert len(result.packets) == sum(made.dst == SERVER for made in wire.segments)
     assert {FIN, RST, SYN} <= {row.segment.flags for row in result.packets}
