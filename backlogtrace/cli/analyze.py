@@ -94,8 +94,9 @@ def _analyze(
     with (
         progress(captures) as tell,
         open_capture(
-            captures, reader=model.reader, keep_all=values["all_packets"], ports=model.ports, progress=tell
-        ) as capture,
+            captures, reader=model.reader, keep_all=values["all_packets"], ports=model.ports, progress=tell,
+            bundle=not model.options.routine_rows,
+        ) as capture,  # fmt: skip
     ):
         analysis = replay(capture, model.host, model.options)
         # Where a file lies says nothing about it, and must not make two outputs differ.

@@ -285,7 +285,9 @@ def test_only_a_single_large_capture_is_bundled(tmp_path: Path, monkeypatch: pyt
     assert count(path) == 1
     assert count(path, bundle=False) == 0
     assert count(path, keep_all=True) == 0
-    assert count(path, path) == 0
+    other = str(write(tmp_path / "y.pcap", of(ORDINARY, OTHER)))
+    assert count(other) == 1
+    assert count(path, other) == 0
 
 
 # ---- against the contract, read packet by packet -----------------------------------------------------
