@@ -36,7 +36,7 @@ class Child:
     """Fast Open: the request whose handshake is not complete yet."""
     dead = False
     doubtful = False
-    """A RST arrived that may or may not have ended the connection."""
+    """It may be over: a RST may have ended it, or the last ACK of its closing was not seen."""
     fin_seq_in: int | None = None
     """Sequence number after the client's FIN."""
     fin_seq_out: int | None = None
@@ -109,10 +109,14 @@ def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
     elif segment.flags & FIN:
         child.fin_seq_out = end_seq(segment)
         child.plain = False
+        if child.fin_seq_in is not None:  # gone with the client's ACK, which the capture may not show
+            child.doubtful = True
+            stack.leaving.append((segment.time_ns + TIMEWAIT_NS, child))
+            _forget_old(stack, segment.time_ns)
 
 
 def outlived(stack: Stack, child: Child, segment: Segment) -> bool:
-    """Whether a connection with a doubtful RST is still there when `segment` arrives."""
+    """Whether a connection that may be over is still there when `segment` arrives: ask the wire."""
     answer = stack.witness(segment)
     alive = answer == "ack" or (answer is None and not segment.flags & SYN)
     if alive:
@@ -140,17 +144,17 @@ def _finish(stack: Stack, child: Child, segment: Segment) -> None:
     if child.server_closed_first:
         waiting = TimeWait(child.key, child.fin_seq_in, child.ts_recent, segment.time_ns)
         stack.ehash[child.key] = waiting
-        stack.timewaits.append(waiting)
+        stack.leaving.append((waiting.until, waiting))
     _forget_old(stack, segment.time_ns)
 
 
 def _forget_old(stack: Stack, now_ns: int) -> None:
-    """TIME_WAITs that are over leave the hash, so that it does not grow with the capture."""
-    waits = stack.timewaits
-    while waits and waits[0].until < now_ns:
-        waiting = waits.popleft()
-        if stack.ehash.get(waiting.key) is waiting:
-            del stack.ehash[waiting.key]
+    """What is over leaves the hash, so that it does not grow with the capture."""
+    leaving = stack.leaving
+    while leaving and leaving[0][0] < now_ns:
+        entry = leaving.popleft()[1]
+        if stack.ehash.get(entry.key) is entry:
+            del stack.ehash[entry.key]
 
 
 def timewait_receive(stack: Stack, waiting: TimeWait, segment: Segment) -> Outcome | None:

@@ -41,8 +41,8 @@ class Stack:
         self.ehash: dict[bytes, Request | Child | TimeWait] = {}
         """Key: client endpoint + server endpoint."""
         self.timers = make_timers(clock, lifo=profile.timer == "wheel")
-        self.timewaits: deque[TimeWait] = deque()
-        """In order of their end."""
+        self.leaving: deque[tuple[int, Child | TimeWait]] = deque()
+        """Closing connections and TIME_WAITs, and when they are over (ns)."""
         self._listeners: dict[bytes, ListenSocket] = {}
         self.witness: Callable[[Segment], Reply | None] = lambda _: None
         """Asked what the wire shows where the given facts leave the answer open."""

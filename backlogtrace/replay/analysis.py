@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from backlogtrace.errors import UsageError
 from backlogtrace.kernel import profiles
@@ -73,7 +73,8 @@ class Analysis:
 
     def __iter__(self) -> Iterator[Row]:
         profile, note, assumed = _kernel(self._host.kernel)
-        chunks = iter(self._capture.chunks())
+        # a Handshake begins with a Segment's fields; whoever reads more asks its flags first
+        chunks = cast("Iterator[list[Segment]]", iter(self._capture.chunks()))
         first = next(chunks, [])
         self.header.first_ns = first[0].time_ns if first else None
         clock = server_clock(profile, first, self._host.hz, self._host.boot_ns)
