@@ -80,8 +80,16 @@ class _Dissector:
         self._extension = (inet6._IPv6ExtHdr, ipsec.AH)  # noqa: SLF001 - the only name of what they share
         self._fragment_header = inet6.IPv6ExtHdrFragment
         self._icmp = (inet.ICMP, inet6._ICMPv6)  # noqa: SLF001 - likewise
-        self._links = {12: inet6.IPv46, 14: inet6.IPv46, 101: inet6.IPv46, 228: inet.IP, 229: inet6.IPv6,
-                       0: l2.Loopback, 108: l2.LoopbackOpenBSD, 50: ppp.HDLC}
+        self._links = {
+            12: inet6.IPv46,
+            14: inet6.IPv46,
+            101: inet6.IPv46,
+            228: inet.IP,
+            229: inet6.IPv6,
+            0: l2.Loopback,
+            108: l2.LoopbackOpenBSD,
+            50: ppp.HDLC,
+        }
         self._other_links = conf.l2types.num2layer
         self._tunnels: Counter[str] = Counter()
 

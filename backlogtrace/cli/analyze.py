@@ -94,7 +94,11 @@ def _analyze(
     with (
         progress(captures) as tell,
         open_capture(
-            captures, reader=model.reader, keep_all=values["all_packets"], ports=model.ports, progress=tell,
+            captures,
+            reader=model.reader,
+            keep_all=values["all_packets"],
+            ports=model.ports,
+            progress=tell,
             bundle=not model.options.routine_rows,
         ) as capture,  # fmt: skip
     ):

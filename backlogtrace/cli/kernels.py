@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     "--diff", nargs=2, metavar="NAME NAME", help="What the second kernel does differently, and since when."
 )
 @click.option(
-    "-T", "--format", "form", type=click.Choice(("rich", "text", "json")), default="rich",
-    show_default=True, help="Output format.",
+    "-T",
+    "--format",
+    "form",
+    type=click.Choice(("rich", "text", "json")),
+    default="rich",
+    show_default=True,
+    help="Output format.",
 )
 @click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all.")
 @click.option(

@@ -150,9 +150,7 @@ ESTABLISHED = _outcome("established", "request.request_completed", _CHECK, None,
 
 # segments for a Fast Open child before its handshake is complete
 FASTOPEN_COMPLETED = _outcome("established", "fastopen.fastopen_completed", _CHECK)
-FASTOPEN_ABORTED = Outcome(
-    "aborted", "client_rst", "fastopen.client_rst", _CHECK, None, {"AttemptFails": 2}
-)
+FASTOPEN_ABORTED = Outcome("aborted", "client_rst", "fastopen.client_rst", _CHECK, None, {"AttemptFails": 2})
 
 # segments for a connection that is no request any more
 PASSED = _outcome("passed", "connection.established", "tcp_rcv_established")

@@ -62,15 +62,15 @@ class Replay:
 
     # ---- the pass ----
 
-    def run(self, segments: list[Segment], upto: int) -> Iterator[Row]:  # noqa: PLR0915 - one flat loop
+    def run(self, segments: list[Segment], upto: int) -> Iterator[Row]:  # noqa: C901, PLR0912, PLR0915 - one flat loop
         """Replay segments[:upto]; the rest may be looked ahead into.
 
         The loop is flat because most packets of a big capture belong to ordinary handshakes and
         established connections.
         """
-        ahead, journal, events, firing = self._ahead, self._journal, self._events, self._firing
+        ahead, journal = self._ahead, self._journal
         ahead.segments = segments
-        rows, timers, ehash = journal.rows, self.stack.timers, self.stack.ehash
+        rows, ehash = journal.rows, self.stack.ehash
         route, exact = self._route, self._route.exact
         everything, unproved = journal.everything, journal.unproved
         quick = not journal.routine and self.stack.profile.full_queue_admits_young < 0

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from backlogtrace.replay.journal import Journal
     from backlogtrace.replay.route import Route
     from backlogtrace.replay.track import Track
-    from backlogtrace.segment import Segment
 
     Action = Callable[[int], None]
 

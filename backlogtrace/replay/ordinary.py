@@ -48,7 +48,9 @@ class Ordinary:
         self.packets_left: list[Segment] = []
         """Packets of a handshake that could not be completed in the ordinary way."""
 
-    def segment(self, track: Track, segment: Segment, key: bytes, entry: object) -> tuple[bool, Outcome | None]:
+    def segment(
+        self, track: Track, segment: Segment, key: bytes, entry: object
+    ) -> tuple[bool, Outcome | None]:
         """A SYN that is queued or an ACK that completes a request.
 
         (False, None) leaves the packet alone; (True, None) is done with it; (True, outcome) has let

@@ -94,7 +94,8 @@ class World:
         base = isn(c) + (not flags & SYN)
         inbound = segment(
             flags, c, self.now, seq=(base + seq) % 2**32, ack=(server_isn(c) + 1 + ack) % 2**32,
-            length=length, tsval=tsval, tsecr=50 if tsval >= 0 else -1, fastopen=cookie if flags & SYN else None,
+            length=length, tsval=tsval, tsecr=50 if tsval >= 0 else -1,
+            fastopen=cookie if flags & SYN else None,
         )  # fmt: skip
         outcome = self.server.receive(inbound, c, tsval=50 if tsval >= 0 else -1)
         for counter, value in outcome.counters.items():

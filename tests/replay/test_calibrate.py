@@ -22,7 +22,7 @@ LAG = 23  # ticks
 
 
 def recording(late_ms: tuple[int, int] = (0, 0), *, hz: int = 250, stamped: bool = True) -> list[Segment]:
-    """Eight clients that never answer; packets are captured `late_ms` (lowest, highest) after they were sent."""
+    """Eight clients that never answer; packets are captured `late_ms` (lowest, highest) late."""
     chance = random.Random(5)  # noqa: S311 - a repeatable capture
     clock = TickClock(hz, BOOT, [LAG])
     made = []

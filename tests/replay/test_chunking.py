@@ -20,11 +20,11 @@ from backlogtrace.kernel.clock import TickClock
 from backlogtrace.kernel.profiles import find
 from backlogtrace.replay.calibrate import server_clock
 from backlogtrace.replay.host import load_host
+from backlogtrace.segment import Segment
 from tests.replay.wire import replay
 
 if TYPE_CHECKING:
     from backlogtrace.replay.host import Host
-    from backlogtrace.segment import Segment
     from tests.replay.wire import Result
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -37,9 +37,8 @@ NAMES = (
 @cache
 def read(name: str) -> tuple[list[Segment], Host]:
     with open_capture([str(FIXTURES / name / "capture.pcap")], keep_all=True) as capture:
-        return [segment for chunk in capture.chunks() for segment in chunk], load_host(
-            FIXTURES / name / "host.json"
-        )
+        segments = [item for chunk in capture.chunks() for item in chunk if isinstance(item, Segment)]
+    return segments, load_host(FIXTURES / name / "host.json")
 
 
 def known(name: str, what: str) -> Host:

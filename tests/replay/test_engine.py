@@ -12,6 +12,7 @@ from tests.kernel.build import SERVER, client, isn, segment, server_isn
 from tests.replay.wire import Wire, at, host, replay
 
 OTHER = endpoint("10.9.0.1", 443)
+ANYWHERE = "0.0.0.0"  # noqa: S104 - nothing is bound
 
 
 # ---- what goes as predicted ----
@@ -366,7 +367,7 @@ def test_syn_that_nobody_answers_makes_a_listener() -> None:
 
 
 def test_server_that_is_a_client_too_keeps_both_directions_apart() -> None:
-    """Port 80 of the server connects from its own listening endpoint to a port of the other host that listens."""
+    """It connects from its own listening endpoint to a port of another host that listens."""
     wire = Wire()
     wire.handshake(1, 0)
     peer = endpoint("10.9.7.7", 5000)
@@ -388,7 +389,7 @@ def test_wildcard_listener_serves_its_port_only() -> None:
     wire, other = Wire(), Wire(OTHER)
     wire.handshake(1, 0)
     other.handshake(2, 5)
-    known = Host(kernel="6.12", listeners=[HostListener("0.0.0.0", 80, 5)], accept_log=True)
+    known = Host(kernel="6.12", listeners=[HostListener(ANYWHERE, 80, 5)], accept_log=True)
     segments = [made._replace(frame=n) for n, made in enumerate([*wire.segments, *other.segments], 1)]
     result = replay(segments, known)
     assert [row.listener for row in result.packets] == ["0.0.0.0:80"] * 2

@@ -11,7 +11,7 @@ from tests.replay.wire import KNOWN, Result, Wire, at, host, replay
 
 
 def crowd(count: int, *, every: float = 10) -> Wire:
-    """Handshakes of clients 1 … count, ten milliseconds apart; then a segment at 9 s that ends the capture."""
+    """Handshakes of clients 1 … count, `every` ms; then a segment at 9 s that ends the capture."""
     wire = Wire()
     for c in range(1, count + 1):
         wire.handshake(c, every * c)
@@ -88,14 +88,16 @@ def test_accept_option_replaces_the_log() -> None:
 
 
 def test_accept_rate_takes_one_connection_per_gap() -> None:
-    """Ten per second: the first at once, the others 100 ms apart; SYNs find the queue as long as that leaves it."""
+    """Ten per second: the first at once, the others 100 ms apart."""
     wire = Wire()
     for c in range(1, 6):
         wire.handshake(c, c)  # ACKs at 2 … 6 ms
     for n, when in enumerate((50, 150, 250, 350, 450)):
         wire.syn(10 + n, when)
     result = replay(wire, host(backlog=10), accept=AcceptModel("rate", 10.0))
-    queues = [row.accept_queue[0] for row in result.packets if row.segment.src in {client(10 + n) for n in range(5)}]
+    queues = [
+        row.accept_queue[0] for row in result.packets if row.segment.src in {client(10 + n) for n in range(5)}
+    ]
     assert queues == [4, 3, 2, 1, 0]
     assert result.listeners[0].accepted == 5
 
@@ -179,7 +181,10 @@ def test_listener_opened_later_refuses_before() -> None:
     wire.outbound(RST | ACK, 1, 0.1, seq=0, ack=isn(1) + 1)
     wire.handshake(2, 200)
     known = Host(
-        kernel="6.12", sysctl=KNOWN, listeners=[HostListener("10.9.0.1", 80, 5, opened_ns=at(100))], accept_log=True
+        kernel="6.12",
+        sysctl=KNOWN,
+        listeners=[HostListener("10.9.0.1", 80, 5, opened_ns=at(100))],
+        accept_log=True,
     )
     result = replay(wire, known)
     assert result.decisions == ["rst", "queued", "established"]

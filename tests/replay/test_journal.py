@@ -11,7 +11,8 @@ from backlogtrace.replay import journal as journal_module
 from backlogtrace.replay.journal import HOLD_NS, Journal
 from backlogtrace.replay.rows import ListenerSummary, MismatchRow, PacketRow
 from backlogtrace.replay.track import Track
-from tests.kernel.build import SERVER, START, ack, client, syn
+from backlogtrace.segment import ACK, SYN
+from tests.kernel.build import SERVER, START, ack, client, segment, syn
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.outcome import Outcome
@@ -35,12 +36,17 @@ def arrives(book: Journal, segment: Segment, outcome: Outcome) -> PacketRow:
     return book.packet(segment.src + segment.dst, TRACK, segment, outcome, (0, 1, 2))
 
 
+def later(frame: int) -> Segment:
+    """The server's SYN-ACK again."""
+    return segment(SYN | ACK, 1, 1)._replace(frame=frame, src=SERVER, dst=client(1))
+
+
 def test_row_waits_for_its_proof_and_holds_back_those_behind() -> None:
     book = journal()
     first = arrives(book, syn(1)._replace(frame=1), out.DROP_ACCEPT_QUEUE)
     second = arrives(book, ack(2)._replace(frame=2), out.RST_NO_REQUEST)
     assert list(book.release(START + 1)) == []
-    book.proved(KEY, 9)
+    book.proved(KEY, later(9))
     assert (first.resolved_by, first.certainty) == (9, "certain")
     assert list(book.release(START + 1)) == [first]
     assert list(book.release(START + HOLD_NS)) == [second]
@@ -64,15 +70,15 @@ def test_proof_comes_too_late_for_a_row_that_left() -> None:
     book = journal()
     row = arrives(book, syn(1), out.DROP_ACCEPT_QUEUE)
     assert list(book.release(START + HOLD_NS)) == [row]
-    book.proved(KEY, 9)
+    book.proved(KEY, later(9))
     assert row.resolved_by is None
 
 
 def test_first_proof_counts() -> None:
     book = journal()
     row = arrives(book, ack(1), out.OVERFLOW)
-    book.proved(KEY, 5)
-    book.proved(KEY, 6)
+    book.proved(KEY, later(5))
+    book.proved(KEY, later(6))
     assert row.resolved_by == 5
 
 
@@ -87,7 +93,8 @@ def test_too_many_rows_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     ("decision", "routine", "everything", "wanted"),
     [
         ("queued", True, False, True), ("queued", False, False, False), ("queued", False, True, True),
-        ("established", False, False, False), ("dropped", False, False, True), ("overflow", False, False, True),
+        ("established", False, False, False), ("dropped", False, False, True),
+        ("overflow", False, False, True),
     ],
 )  # fmt: skip
 def test_rows_are_wanted_for_what_is_not_routine(

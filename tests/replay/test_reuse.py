@@ -47,7 +47,15 @@ def _rows(*, last_ack: bool) -> list[Any]:
     packets = [*_connection(0, 100, last_ack=last_ack), *_connection(5_000_000_000, 70_000, last_ack=True)]
     segments = [
         Segment(
-            number, when, _CLIENT if inbound else _SERVER, _SERVER if inbound else _CLIENT, flags, seq, ack, 65535, 0
+            number,
+            when,
+            _CLIENT if inbound else _SERVER,
+            _SERVER if inbound else _CLIENT,
+            flags,
+            seq,
+            ack,
+            65535,
+            0,
         )
         for number, (when, inbound, flags, seq, ack) in enumerate(packets, 1)
     ]

@@ -156,7 +156,7 @@ def test_summary_counts_decisions_reasons_and_counters() -> None:
     assert summary.counters == {
         "PassiveOpens": 2, "ListenOverflows": 4, "ListenDrops": 4, "TCPSynRetrans": 1,
     }  # fmt: skip
-    assert (summary.peak_accept_queue, summary.peak_syn_queue) == ((2, 2), (1, 1))
+    assert (summary.peak_accept_queue, summary.peak_syn_queue) == ((2, 2), (2, 2))
     assert (summary.backlog, summary.accept_capacity, summary.syn_capacity) == (1, 2, 2)
 
 
@@ -170,7 +170,7 @@ def test_samples_are_bounded_and_keep_the_peak() -> None:
             wire.inbound(ACK, c, 10 * c + 1)
     result = replay(wire, host(10_000, somaxconn=10_000))
     summary = result.listeners[0]
-    assert 500 <= len(summary.samples) <= 1024
+    assert 256 <= len(summary.samples) <= 1024
     assert max(sample.accept_queue[1] for sample in summary.samples) == summary.peak_accept_queue[1]
     assert summary.peak_accept_queue[1] == max(row.accept_queue[1] for row in result.packets)
     assert summary.peak_syn_queue[1] == max(row.syn_queue[1] for row in result.packets)

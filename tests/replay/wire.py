@@ -5,6 +5,7 @@ Clients, sequence numbers and the time (milliseconds after START) are those of t
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from backlogtrace.capture.info import CaptureInfo
@@ -40,7 +41,7 @@ class FakeCapture:
     def chunks(self) -> Iterator[list[Segment]]:
         """The segments, cut before the positions given."""
         edges = [0, *self._cuts, len(self.segments)]
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in pairwise(edges):
             yield self.segments[start:end]
 
 
@@ -132,7 +133,7 @@ class Result:
 
 
 def host(backlog: int | None = 4, events: list[HostEvent] | None = None, **sysctls: int) -> Host:
-    """A 6.12 server on 10.9.0.1:80 of which everything but HZ is known; nobody accepts unless `events` say so."""
+    """A 6.12 server on 10.9.0.1:80, HZ not known; nobody accepts unless `events` say so."""
     return Host(
         kernel="6.12",
         sysctl={**KNOWN, **{f"net.ipv4.{name}": value for name, value in sysctls.items()}},
