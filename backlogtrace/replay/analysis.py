@@ -216,24 +216,31 @@ def _settled(segments: list[Segment]) -> int:
 
 
 def _merge(host: Host, options: Options) -> Host:
-    """The host file with what the command line overrides."""
-    listeners = list(options.listeners) or list(host.listeners)
-    for index, listener in enumerate(listeners):
-        twin = next(
-            (h for h in host.listeners if (h.address, h.port) == (listener.address, listener.port)), None
-        )
-        merged = twin or listener
-        if options.backlog is not None:
-            merged = replace(merged, backlog=options.backlog)
-        listeners[index] = merged
-    events = host.events
-    if options.accept.kind != "infer":
-        events = [event for event in events if event.op != "accept"]
+    """The host file with what the command line overrides; `--listener` leaves out the others."""
+    kept: list[HostListener] = []
+    index: dict[int | None, int] = {}  # of a listener in the file -> among those kept
+    for wanted in options.listeners or host.listeners:
+        match = [
+            (n, known)
+            for n, known in enumerate(host.listeners)
+            if (known.address, known.port) == (wanted.address, wanted.port) and n not in index
+        ]
+        number, listener = match[0] if match else (None, wanted)
+        if number is not None:
+            index[number] = len(kept)
+        kept.append(listener if options.backlog is None else replace(listener, backlog=options.backlog))
+    index[None] = 0
+    events = [
+        replace(event, listener=index.get(event.listener, 0))
+        for event in host.events
+        if (event.op == "sysctl" or event.listener in index)
+        and not (event.op == "accept" and options.accept.kind != "infer")
+    ]
     return replace(
         host,
         kernel=options.kernel or host.kernel,
         sysctl={**host.sysctl, **options.sysctl},
-        listeners=listeners,
+        listeners=kept,
         events=events,
     )
 

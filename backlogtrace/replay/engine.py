@@ -70,7 +70,7 @@ class Replay:
         """
         ahead, journal = self._ahead, self._journal
         ahead.segments = segments
-        rows, ehash = journal.rows, self.stack.ehash
+        rows, ehash, expected = journal.rows, self.stack.ehash, self._expected.waiting
         route, exact = self._route, self._route.exact
         everything, unproved = journal.everything, journal.unproved
         quick = not journal.routine and self.stack.profile.full_queue_admits_young < 0
@@ -83,12 +83,12 @@ class Replay:
             if now < last:  # the clock never runs backward in the model
                 now = last
                 segment = segment._replace(time_ns=now)  # noqa: PLW2901
-            if now >= stop:
+            if now >= stop or now >= ordinary.next_ns:
                 ahead.at = index
-                if not self.advance(now):
+                if not ((now < stop and ordinary.complete_until(now)) or self.advance(now)):
                     self.split_at = index
                     break
-                stop = self._next()
+                stop = self._next_other()
             last = now
             src, dst, flags = segment.src, segment.dst, segment.flags
             track = exact.get(dst)
@@ -98,7 +98,6 @@ class Replay:
                 if track is not None and not (quick and ordinary.handshake(track, segment)):  # type: ignore[arg-type]
                     self.split_at = index
                     break
-                stop = min(stop, ordinary.next_ns)
                 continue
             if track is not None and (src not in exact or not self._is_reply(segment)):
                 key = src + dst
@@ -122,7 +121,11 @@ class Replay:
                     continue
                 key = dst + src
                 entry = ehash.get(key)
-                if type(entry) is Child and not (flags & _SYN_RST or entry.fastopen or everything):
+                if (
+                    type(entry) is Child
+                    and key not in expected
+                    and not (flags & _SYN_RST or entry.fastopen or everything)
+                ):
                     child_sent(self.stack, entry, segment)
                     if unproved:
                         journal.proved(key, segment)
@@ -134,7 +137,7 @@ class Replay:
                     continue
                 self.now, ahead.at = now, index
                 self._outbound(track, segment, key, entry)
-            stop = self._next()
+            stop = self._next_other()
             if rows:
                 yield from journal.release(now)
         self.now = max(self.now, last)
@@ -178,7 +181,7 @@ class Replay:
         False when a handshake on the way turns out not to be ordinary: see `single`.
         """
         timers, events, firing, ordinary = self.stack.timers, self._events, self._firing, self._ordinary
-        while (first := self._next()) <= now:
+        while (first := min(self._next_other(), ordinary.next_ns)) <= now:
             if first == ordinary.next_ns:
                 self.now = max(self.now, first)
                 if not ordinary.complete():
@@ -195,14 +198,13 @@ class Replay:
                 break
         return True
 
-    def _next(self) -> int:
-        """When the next thing happens that is no packet."""
+    def _next_other(self) -> int:
+        """When the next thing happens that is no packet and no ordinary handshake."""
         return min(
             self.stack.timers.next_due,
             self._events.next_ns,
             self._firing.edge_ns,
             self._expected.loss_ns,
-            self._ordinary.next_ns,
             self._ordinary.loss_ns,
         )
 

@@ -43,19 +43,20 @@ class Expectation:
 class Expectations:
     """All predicted packets that were not seen yet."""
 
-    __slots__ = ("_order", "_waiting", "loss_ns")
+    __slots__ = ("_order", "loss_ns", "waiting")
 
     def __init__(self) -> None:
-        self._waiting: dict[bytes, list[Expectation]] = {}
+        self.waiting: dict[bytes, list[Expectation]] = {}
+        """By client + server endpoint, in order; no empty lists."""
         self._order: deque[Expectation] = deque()
         self.loss_ns = NEVER
         """No prediction is overdue before this time."""
 
     def add(self, expectation: Expectation) -> None:
         """Predict a packet."""
-        waiting = self._waiting.get(expectation.key)
+        waiting = self.waiting.get(expectation.key)
         if waiting is None:
-            self._waiting[expectation.key] = [expectation]
+            self.waiting[expectation.key] = [expectation]
         else:
             waiting.append(expectation)
         if not self._order:
@@ -64,14 +65,14 @@ class Expectations:
 
     def take(self, key: bytes, reply: Reply) -> Expectation | None:
         """The first prediction that a packet seen fulfils."""
-        waiting = self._waiting.get(key)
+        waiting = self.waiting.get(key)
         if waiting is None:
             return None
         for position, expectation in enumerate(waiting):
             if expectation.reply == reply:
                 del waiting[position]
                 if not waiting:
-                    del self._waiting[key]
+                    del self.waiting[key]
                 expectation.done = True
                 return expectation
         return None

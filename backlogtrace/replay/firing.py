@@ -72,7 +72,8 @@ class Firing:
         maybe_gone = expire
         if (expire or send) and (clock.busy or not clock.exact) and request.snt_isn is not None:
             shown = self._ahead.repeated(request.key, request.snt_isn, request.due)
-            maybe_gone = expire if shown is None else not shown
+            exhausted = expire and not listener.under_pressure()
+            maybe_gone = expire if shown is None or exhausted else not shown
             if shown is not None and listener.under_pressure():
                 expire, send = not shown, shown  # the order of timers decides who expires: not known here
         deadline = request.deadline

@@ -116,6 +116,16 @@ class Ordinary:
         self.next_ns = self._open[0][0]
         return True
 
+    def complete_until(self, now: int) -> bool:
+        """Complete the handshakes whose ACK comes up to `now`, nothing else happening in between.
+
+        False when one is not ordinary (see `complete`) or there was nothing to do.
+        """
+        while self.next_ns <= now:
+            if not self.complete():
+                return False
+        return True
+
     def complete(self) -> bool:
         """The ACK of the first open handshake arrives; False when it does not complete it.
 

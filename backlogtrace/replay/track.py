@@ -29,7 +29,16 @@ _TAKEN = frozenset({"queued", "cookie", "fastopen"})
 class Attempt:
     """A connection attempt that was hit, until its fate is known."""
 
-    __slots__ = ("decisions", "first_ack_ns", "first_ns", "given_up", "last_ns", "peer", "taken_ns")
+    __slots__ = (
+        "decisions",
+        "first_ack_ns",
+        "first_ns",
+        "given_up",
+        "last_ns",
+        "peer",
+        "refused",
+        "taken_ns",
+    )
 
     def __init__(self, peer: bytes, first_ns: int, taken_ns: int | None) -> None:
         self.peer = peer
@@ -39,6 +48,8 @@ class Attempt:
         self.first_ack_ns: int | None = None
         """First segment that should have completed the handshake."""
         self.last_ns = first_ns
+        self.refused = False
+        """Its SYN was dropped, and no later one was taken."""
         self.given_up = False
         """The kernel dropped its request."""
         self.decisions: dict[str, int] = {}
@@ -126,7 +137,8 @@ class Track:
                 return
             attempt = Attempt(segment.src, born_ns or segment.time_ns, born_ns)
             self.attempts[key] = attempt
-            self._refused += decision == "dropped"
+            attempt.refused = decision == "dropped"
+            self._refused += attempt.refused
         attempt.last_ns = segment.time_ns
         attempt.decisions[decision] = attempt.decisions.get(decision, 0) + 1
         if decision == "overflow" and attempt.first_ack_ns is None:
@@ -145,6 +157,8 @@ class Track:
             attempt = self.attempts.get(key)
             if attempt is not None:
                 attempt.taken_ns = attempt.last_ns = now
+                self._refused -= attempt.refused
+                attempt.refused = False
         elif decision == "aborted":
             self.ended(key, now, by_client=True)
 

@@ -38,8 +38,7 @@ def test_level_is_the_smallest_that_holds_the_interval(ticks: int, level: int) -
 def test_chain_of_timers_keeps_to_the_table(hz: int, now: int) -> None:
     """From any moment the six SYN-ACK intervals are as measured and computed for this HZ."""
     clock = TickClock(hz, BOOT)
-    due, latest, _ = clock.arm(now, 1)
-    assert due == latest
+    due = clock.arm(now, 1)[0]
     assert NS < due - now <= FIRST[hz] * NS
     for seconds, delays in CHAIN.items():
         before = due
@@ -52,11 +51,11 @@ def test_chain_of_timers_keeps_to_the_table(hz: int, now: int) -> None:
 
 @given(hz_values, moments, st.integers(1, 120))
 def test_timer_fires_after_its_interval_and_at_most_one_granule_late(hz: int, now: int, seconds: int) -> None:
-    """Never early; on a multiple of the granule, counted in jiffies."""
+    """Never early; on a multiple of the granule, counted in jiffies, or one tick after that."""
     clock = TickClock(hz, BOOT)
     due, latest, level = clock.arm(now, seconds)
     granule = 8**level
-    assert due == latest
+    assert latest == due + clock.tick_ns
     assert 0 < due - now - seconds * NS <= granule * clock.tick_ns
     assert clock.jiffies(due) % granule == 0
 
@@ -87,7 +86,8 @@ def test_lags_make_a_timer_a_window() -> None:
     now = BOOT + 1_000 * NS
     low, high, _ = TickClock(250, BOOT, [3, 4]).arm(now, 1)
     exact = {TickClock(250, BOOT, [lag]).arm(now, 1)[0] for lag in (3, 4)}
-    assert {low, high} == exact
+    assert low == min(exact)
+    assert high == max(exact) + 4_000_000
 
 
 def test_timer_seen_narrows_the_lags() -> None:

@@ -126,7 +126,17 @@ def test_armed_by_a_late_packet_is_a_window_up_to_it() -> None:
     due = request.due
     deadline = request.deadline
     timers.arm(request, START + 100 * MS, 1)
-    assert deadline == request.due > due
+    assert deadline == request.deadline
+    assert request.due > due
+
+
+def handled(timers: RequestTimers | WindowTimers, requests: list[Request], now: int) -> list[tuple[int, int]]:
+    """(time, which) of the timers that fire; each is over then."""
+    fired = []
+    for request in timers.pop_due(now):
+        fired.append((request.due, requests.index(request)))
+        request.timer = 0
+    return fired
 
 
 @given(
@@ -161,10 +171,8 @@ def test_window_timers_fire_what_the_ordered_ones_fire(steps: list[tuple[str, in
         else:
             shown = {requests.index(request) for request in ordered.due_by(now)}
             assert shown == {twins.index(request) for request in cheap.due_by(now)}
-            fired = [(request.due, requests.index(request)) for request in ordered.pop_due(now)]
-            same = [(request.due, twins.index(request)) for request in cheap.pop_due(now)]
+            fired = handled(ordered, requests, now)
+            same = handled(cheap, twins, now)
             assert sorted(fired) == sorted(same)
             assert [due for due, _ in same] == sorted(due for due, _ in same)
-            for _, index in fired:
-                requests[index].timer = twins[index].timer = 0
         assert cheap.next_due <= min((t.due for t in twins if t.timer), default=NEVER)
