@@ -10,6 +10,7 @@ Sources: net/ipv4/syncookies.c (secure_tcp_syn_cookie, check_tcp_syn_cookie), in
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +29,7 @@ def mss_index(profile: Profile, mss: int, *, ipv6: bool) -> int:
     """Index in the cookie's MSS table: the largest entry not above the SYN's MSS, else 0."""
     table = profile.cookie_mss_v6 if ipv6 else profile.cookie_mss_v4
     mss = mss or (1220 if ipv6 else 536)
-    return max((i for i, entry in enumerate(table) if mss >= entry), default=0)
+    return max(bisect_right(table, mss) - 1, 0)
 
 
 class CookieJar:

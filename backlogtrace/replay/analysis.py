@@ -7,8 +7,10 @@ anything.
 from __future__ import annotations
 
 import gc
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, cast
 
 from backlogtrace.errors import UsageError
@@ -208,11 +210,8 @@ def _settled(segments: list[Segment]) -> int:
     if not segments:
         return 0
     horizon = segments[-1].time_ns - AHEAD_NS
-    upto = len(segments)
-    floor = max(0, upto - _AHEAD_SEGMENTS)
-    while upto > floor and segments[upto - 1].time_ns > horizon:
-        upto -= 1
-    return upto
+    known = bisect_right(segments, horizon, key=attrgetter("time_ns"))
+    return max(known, len(segments) - _AHEAD_SEGMENTS)
 
 
 def _merge(host: Host, options: Options) -> Host:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from backlogtrace.replay.track import Track
     from backlogtrace.segment import Segment
 
+_RELEASE_MASK = 63  # rows leave once in this many packets
 _SYN_RST = SYN | RST
 _SYN_RST_FIN = SYN | RST | FIN
 _REPLY_NAMES = {"synack": "SYN-ACK", "rst": "RST", "ack": "ACK"}
@@ -69,7 +70,7 @@ class Replay:
         established connections.
         """
         ahead, journal = self._ahead, self._journal
-        ahead.segments = segments
+        ahead.begin(segments, upto)
         rows, ehash, expected = journal.rows, self.stack.ehash, self._expected.waiting
         route, exact = self._route, self._route.exact
         everything, unproved = journal.everything, journal.unproved
@@ -138,7 +139,7 @@ class Replay:
                 self.now, ahead.at = now, index
                 self._outbound(track, segment, key, entry)
             stop = self._next_other()
-            if rows:
+            if rows and not index & _RELEASE_MASK:
                 yield from journal.release(now)
         self.now = max(self.now, last)
 

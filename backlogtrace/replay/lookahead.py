@@ -11,28 +11,45 @@ from typing import TYPE_CHECKING
 from backlogtrace.segment import RST, SYN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backlogtrace.kernel.outcome import Reply
     from backlogtrace.segment import Segment
 
 AHEAD_NS = 1_300_000_000
 """How far ahead the capture may be searched: until the first SYN-ACK timer."""
 _ANSWER_NS = 300_000_000  # a direct answer comes within this
-_SEARCH = 2_000  # segments looked at for one question; a flood must not make this quadratic
+_SEARCH = 2_000  # segments looked at for one question
+_CREDIT = 1_000_000  # segments that may be looked at before searching has to be earned
+_EARNED = 2  # per segment replayed: a flood must not make this quadratic
 
 
 class Lookahead:
     """The segments of the chunk at hand, and where the replay is in them."""
 
-    __slots__ = ("at", "segments")
+    __slots__ = ("_credit", "_segments", "at")
 
     def __init__(self) -> None:
-        self.segments: list[Segment] = []
+        self._segments: list[Segment] = []
+        self._credit = _CREDIT
         self.at = 0
+
+    def begin(self, segments: list[Segment], upto: int) -> None:
+        """A new list of segments, of which `upto` will be replayed."""
+        self._segments = segments
+        self._credit = min(self._credit + _EARNED * upto, _CREDIT)
+
+    def _from(self, start: int) -> Iterator[Segment]:
+        """The segments from index `start` on, as many as may be looked at."""
+        if self._credit <= 0:
+            return iter(())
+        self._credit -= min(_SEARCH, len(self._segments) - start)
+        return islice(self._segments, start, start + _SEARCH)
 
     def answer(self, segment: Segment) -> Reply | None:
         """The server's next packet to the client, before the client sends again."""
         end = segment.time_ns + _ANSWER_NS
-        for later in islice(self.segments, self.at + 1, self.at + _SEARCH):
+        for later in self._from(self.at + 1):
             if later.time_ns > end:
                 return None
             if later.src == segment.dst and later.dst == segment.src:
@@ -46,7 +63,7 @@ class Lookahead:
     def synack(self, syn: Segment) -> Segment | None:
         """The SYN-ACK that answers a SYN."""
         end = syn.time_ns + _ANSWER_NS
-        for later in islice(self.segments, self.at + 1, self.at + _SEARCH):
+        for later in self._from(self.at + 1):
             if later.time_ns > end:
                 return None
             if later.flags & SYN and later.src == syn.dst and later.dst == syn.src:
@@ -57,7 +74,7 @@ class Lookahead:
         """Whether the wire shows that a SYN got a request: an answer, and with cookies on its repetition."""
         answer: Segment | None = None
         end = syn.time_ns + AHEAD_NS
-        for later in islice(self.segments, self.at + 1, self.at + _SEARCH):
+        for later in self._from(self.at + 1):
             if later.time_ns > end:
                 return False
             if later.src == syn.dst and later.dst == syn.src and later.flags & SYN:
@@ -76,7 +93,7 @@ class Lookahead:
         """
         client, server = key[: len(key) // 2], key[len(key) // 2 :]
         touched = False
-        for later in islice(self.segments, self.at, self.at + _SEARCH):
+        for later in self._from(self.at):
             if later.time_ns > when + AHEAD_NS:
                 return None if touched else False
             if later.time_ns < when:
