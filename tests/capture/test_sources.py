@@ -134,7 +134,7 @@ def test_a_bomb_stays_small_in_memory(tmp_path: Path) -> None:
     )
     kept, packets, kilobytes = map(int, done.stdout.split())
     assert (kept, packets) == (0, 100 << 16)
-    assert kilobytes < 200_000
+    assert kilobytes < 256_000
 
 
 def test_a_pipe_delivers_packets_before_it_ends(tmp_path: Path, way: str) -> None:
