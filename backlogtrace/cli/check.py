@@ -110,7 +110,8 @@ def _scores(results: Sequence[Result]) -> None:
             group = [result for result, its in zip(results, names, strict=True) if its == name]
             packets, differing = sum(r.packets for r in group), sum(r.count for r in group)
             explained = sum(r.explained for r in group)
-            share = f"{100 * (1 - differing / packets):.3f} %" if packets else "-"
+            wrong = min(differing - explained, packets)  # one packet may differ in several ways
+            share = f"{100 * (1 - wrong / packets):.3f} %" if packets else "-"
             rows.append((safe(name), str(len(group)), str(packets), str(differing), str(explained), share))
         _table(rows)
         click.echo()

@@ -27,7 +27,7 @@ _MODEL = (
         "--host", "host_file", metavar="FILE",
         help="What the capture cannot show: kernel, sysctls, listeners, accept() times (JSON).",
     ),
-    click.option("--kernel", metavar="VERSION", help="Kernel family (5.10), distribution (rhel7) or `uname -r`."),
+    click.option("--kernel", metavar="VERSION", help="Kernel family (5.10), distribution (rhel7), `uname -r`."),
     click.option(
         "--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE",
         help="Setting of the server, short or full name; repeatable.",
