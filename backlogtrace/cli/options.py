@@ -27,7 +27,7 @@ _MODEL = (
         "--host", "host_file", metavar="FILE",
         help="What the capture cannot show: kernel, sysctls, listeners, accept() times (JSON).",
     ),
-    click.option("--kernel", metavar="VERSION", help="Kernel family (5.10), distribution (rhel7), `uname -r`."),
+    click.option("--kernel", metavar="VERSION", help="Family (5.10), distribution (rhel7) or `uname -r`."),
     click.option(
         "--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE",
         help="Setting of the server, short or full name; repeatable.",
@@ -39,11 +39,12 @@ _MODEL = (
     ),
     click.option(
         "--accept", metavar="MODEL", default="infer", show_default=True,
-        help="When the application calls accept(): infer, immediate, never or rate=N/s.",
+        help="When the application calls accept(): immediate, never or rate=N/s; infer: as the host file "
+        "says, else immediate.",
     ),
     click.option(
         "--vantage", type=click.Choice(("auto", "server", "client")), default="auto", show_default=True,
-        help="Where the capture was taken.",
+        help="Where the capture was taken; from the client's side silence proves less.",
     ),
     click.option(
         "--reader", type=click.Choice(("auto", "native", "scapy", "pyshark")), default="auto",

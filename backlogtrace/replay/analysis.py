@@ -95,8 +95,10 @@ class Analysis:
             assumed.append(f"backlog={settings.somaxconn}")
         missing = [name for name in _RELEVANT if name not in self._host.sysctl]
         assumed += [f"{name}={settings.as_dict()[name]}" for name in missing]
+        away = self._options.vantage == "client"  # what the server never got is in the capture, too
         journal = Journal(
-            "likely" if assumed else "certain",
+            "likely" if assumed or away else "certain",
+            silence_rivals=("lost_after_capture",) if away else (),
             routine=self._options.routine_rows, everything=self._options.all_packets,
         )  # fmt: skip
         events = EventQueue(stack, self._route, journal, self._host, self._tracks[:], accept)

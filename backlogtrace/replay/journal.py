@@ -25,6 +25,7 @@ HOLD_NS = 4_000_000_000
 """How long a row waits for the packet that proves it."""
 _HOLD_ROWS = 65_536
 _ROUTINE = frozenset({"queued", "established", "passed"})
+_SILENT = frozenset({"dropped", "overflow", "deferred"})
 _PROVED_LATER = frozenset({"dropped", "overflow", "established", "deferred"})
 
 
@@ -35,8 +36,12 @@ class Journal:
     adds the packets of established connections.
     """
 
-    def __init__(self, certainty: Certainty, *, routine: bool, everything: bool) -> None:
+    def __init__(
+        self, certainty: Certainty, *, routine: bool, everything: bool, silence_rivals: tuple[str, ...] = ()
+    ) -> None:
         self.certainty = certainty
+        self._silence_rivals = silence_rivals
+        """What else may explain that the server did not answer."""
         self.routine = routine or everything
         self.everything = everything
         self.rows: deque[Row] = deque()
@@ -52,7 +57,10 @@ class Journal:
     ) -> PacketRow:
         """An inbound packet; `queues` are accept queue, lowest and highest SYN queue after it."""
         accept, syn_low, syn_high = queues
-        row = PacketRow(segment, track.name, outcome, (accept, accept), (syn_low, syn_high), self.certainty)
+        rivals = self._silence_rivals if outcome.decision in _SILENT else ()
+        row = PacketRow(
+            segment, track.name, outcome, (accept, accept), (syn_low, syn_high), self.certainty, rivals=rivals
+        )
         self.rows.append(row)
         if segment.flags & (SYN | ACK) == SYN:
             before = self.unproved.pop(key, None)
