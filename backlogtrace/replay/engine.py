@@ -86,7 +86,7 @@ class Replay:
                 segment = segment._replace(time_ns=now)  # noqa: PLW2901
             if now >= stop or now >= ordinary.next_ns:
                 ahead.at = index
-                if not ((now < stop and ordinary.complete_until(now)) or self.advance(now)):
+                if not self._catch_up(now, stop):
                     self.split_at = index
                     break
                 stop = self._next_other()
@@ -175,6 +175,15 @@ class Replay:
         if segment.flags & SYN:
             return bool(segment.flags & ACK)
         return segment.dst + segment.src in self.stack.ehash
+
+    def _catch_up(self, now: int, stop: int) -> bool:
+        """advance(), shorter while nothing but ordinary handshakes goes on before `stop`."""
+        if now < stop:
+            if not self._ordinary.complete_until(now):
+                return False
+            if self._ordinary.next_ns > now and self._events.next_ns > now:
+                return True
+        return self.advance(now)
 
     def advance(self, now: int) -> bool:
         """Everything that happens before the packet at `now`: timers up to it, events before it.

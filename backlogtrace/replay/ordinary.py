@@ -117,11 +117,11 @@ class Ordinary:
         return True
 
     def complete_until(self, now: int) -> bool:
-        """Complete the handshakes whose ACK comes up to `now`, nothing else happening in between.
+        """Complete the handshakes whose ACK comes up to `now`, until the application has something to do.
 
-        False when one is not ordinary (see `complete`) or there was nothing to do.
+        False when one is not ordinary, see `complete`.
         """
-        while self.next_ns <= now:
+        while self.next_ns <= now and self._events.next_ns > now:
             if not self.complete():
                 return False
         return True
