@@ -1,7 +1,8 @@
 """Kernel time: jiffies, the timer wheel's rounding and the cookie minute, from nanoseconds.
 
-Two clocks with one interface. `TickClock` knows HZ and when the machine booted and computes ticks
-exactly; `WindowClock` does not and answers with windows. Reads no clock: time is an argument.
+Three clocks with one interface. `TickClock` knows HZ and when the machine booted and computes ticks
+exactly; `WindowClock` does not and answers with windows; `PruneClock` is for kernels before 4.1, whose
+one timer per listener gives windows either way. Reads no clock: time is an argument.
 
 Sources: kernel/time/timer.c (calc_wheel_index, since v4.8), include/linux/jiffies.h
 (INITIAL_JIFFIES), net/ipv4/syncookies.c (tcp_cookie_time).

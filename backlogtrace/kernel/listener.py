@@ -2,9 +2,10 @@
 
 Theory of operation. A SYN makes a request (SYN queue, `qlen`; `young` counts those whose timer has
 not fired). The completing segment turns the request into a child at the tail of the accept queue
-(`sk_ack_backlog`); accept() takes the head. There is no SYN table: requests live in the host's
-hash, the listener only counts them. The accept queue is full when sk_ack_backlog > backlog, so
-backlog + 1 children fit; the SYN queue is full at qlen >= backlog, or > backlog on newer kernels.
+(`sk_ack_backlog`); accept() takes the head. Requests live in the host's hash, the listener only
+counts them. The accept queue is full when sk_ack_backlog > backlog, so backlog + 1 children fit; the
+SYN queue is full at qlen >= backlog, or > backlog on newer kernels. Kernels with a SYN table per
+listener (`syn_table`) raise that limit to the next power of two, once, at the first listen().
 Both tests are written as `length >= capacity`, and both capacities are set in `listen()` alone.
 
 Not modelled: routing, memory and security failures, sockets filters, MD5/AO, multicast addresses,
@@ -148,9 +149,7 @@ class ListenSocket:
                 return out.COOKIE_ALWAYS_DROP if syncookies == 2 else out.COOKIE_FULL_DROP  # noqa: PLR2004
             return out.COOKIE_ALWAYS if syncookies == 2 else out.COOKIE_FULL  # noqa: PLR2004
 
-        # without cookies the last quarter of tcp_max_syn_backlog is kept for proven peers
-        limit = settings.tcp_max_syn_backlog
-        if not syncookies and plain and limit - self.qlen < limit >> 2:
+        if plain and self._reserved(self.qlen):
             return out.DROP_RESERVED
 
         tstamp_ok = syn.tsval >= 0 and settings.tcp_timestamps != 0
@@ -171,9 +170,12 @@ class ListenSocket:
 
     def syn_queue_refuses(self, qlen: int) -> bool:
         """Whether a SYN would not be queued for the length of the SYN queue alone."""
+        return self._reserved(qlen) or qlen >= self.syn_capacity
+
+    def _reserved(self, qlen: int) -> bool:
+        """Without cookies the last quarter of tcp_max_syn_backlog is kept for proven peers."""
         limit = self.settings.tcp_max_syn_backlog
-        reserved = not self.settings.tcp_syncookies and limit - qlen < limit >> 2
-        return reserved or qlen >= self.syn_capacity
+        return not self.settings.tcp_syncookies and limit - qlen < limit >> 2
 
     def receive(self, segment: Segment, key: bytes) -> Outcome:
         """A segment that matched neither request nor connection (tcp_rcv_state_process, LISTEN)."""
@@ -254,15 +256,17 @@ class ListenSocket:
         self.qlen -= 1
         if request.num_timeout == 0:
             self.young -= 1
+        self.settle(request)
+
+    def settle(self, request: Request) -> None:
+        """It is no longer open whether the request's timer has ended it."""
         if request.expiring:
             request.expiring = False
             self.expiring -= 1
 
     def rearm(self, request: Request, now_ns: int) -> None:
         """A duplicate SYN was answered: the timer starts its current interval anew."""
-        if request.expiring:
-            request.expiring = False
-            self.expiring -= 1
+        self.settle(request)
         self.stack.timers.arm(request, now_ns, self.interval(request.num_timeout))
 
     def interval(self, num_timeout: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-PREFIX = "net.ipv4."
 DEFAULTS: dict[str, int] = {
     "net.core.somaxconn": 4096,
     "net.ipv4.tcp_syncookies": 1,

@@ -108,9 +108,7 @@ class Firing:
     def _fire(self, request: Request, when: int, *, expire: bool, send: bool) -> Expectation | None:
         listener = request.listener
         track = self._route.of(request.key)
-        if request.expiring:
-            request.expiring = False
-            listener.expiring -= 1
+        listener.settle(request)
         due = min(request.due, when)
         listener.timer_fired(request, when, expire=expire, send=send)
         if expire:
