@@ -242,6 +242,30 @@ TIMER_WHEEL: Final = Change(
     subject="timers: Switch to a non-cascading wheel",
     evidence="measured",
 )
+TSVAL_OFFSET: Final = Change(
+    field="tsval_offset",
+    after="mixed",
+    summary="timestamps count from a number that is different for every connection, but not in cookies",
+    since="v4.10",
+    functions=("secure_tcp_sequence_number", "tcp_conn_request"),
+    evidence="reported",
+)
+TSVAL_MS: Final = Change(
+    field="tsval_clock",
+    after="ms",
+    summary="timestamps count milliseconds instead of ticks",
+    since="v4.13",
+    functions=("tcp_make_synack", "cookie_init_timestamp"),
+    evidence="measured",
+)
+TSVAL_OFFSET_HOST: Final = Change(
+    field="tsval_offset",
+    after="host",
+    summary="timestamps count from a number that is the same for all connections of two hosts",
+    since="v4.12",
+    functions=("secure_tcp_ts_off", "cookie_init_timestamp"),
+    evidence="measured",
+)
 TIMEWAIT_SYN_PLAIN: Final = Change(
     field="timewait_syn_is_plain",
     after=True,
@@ -289,6 +313,15 @@ TIMEWAIT_SYN_EXEMPT: Final = Change(
     functions=("tcp_conn_request", "tcp_timewait_state_process"),
     commit="41eecbd712b7",
     subject="tcp: replace TCP_SKB_CB(skb)->tcp_tw_isn with a per-cpu field",
+    evidence="measured",
+)
+TSVAL_OFFSET_CONNECTION: Final = Change(
+    field="tsval_offset",
+    after="connection",
+    summary="timestamps count from a number that is different for every connection",
+    since="v7.0",
+    functions=("secure_tcp_seq_and_ts_off",),
+    backports=("v6.1.192", "v6.12.94", "v6.18.44"),
     evidence="measured",
 )
 SYN_QUEUE_BACKLOG_PLUS_ONE: Final = Change(

@@ -37,8 +37,9 @@ def _series(
 
 _SPARE = changes.SYN_QUEUE_BACKLOG_PLUS_ONE
 _TSVAL = changes.REQUEST_KEEPS_TSVAL
-_EXACT = changes.RST_EXACT
+_SPRING_2026 = (changes.RST_EXACT, changes.TSVAL_OFFSET_CONNECTION)
 _STAMP = changes.COOKIE_STAMP_FROM_ZERO
+_CLOCK_4_13 = (changes.TSVAL_MS, changes.TSVAL_OFFSET_HOST)
 _COOKIES_3_13 = (changes.SYNCOOKIES_2, changes.COOKIE_MSS_V4, changes.COOKIE_MSS_V6, changes.COOKIE_AGE)
 _SEGMENTS_4_0 = (
     changes.SYN_RETRANS, changes.FASTOPEN_CHILDREN_COUNTED, changes.SYN_CHALLENGED,
@@ -71,6 +72,8 @@ V3_10: Final = Profile(
     fastopen_option_34=False,
     fastopen_counts_every_syn=True,
     fastopen_clamped=False,
+    tsval_clock="jiffies",
+    tsval_offset="none",
     dataless_fastopen=False,
     defaults={"net.core.somaxconn": 128, "net.ipv4.tcp_fastopen": 0},
 )
@@ -90,9 +93,9 @@ V4_4: Final = derive(V4_4_1, "4.4", "v4.4.178", changes.NO_FULL_QUEUE_GRACE)
 V4_7: Final = derive(V4_4_1, "4.7", "v4.7", changes.COOKIE_NO_DROP, changes.OUT_OF_WINDOW_LIMITED)
 V4_8: Final = derive(V4_7, "4.8", "v4.8", changes.TIMER_WHEEL)
 _4_9 = _series("4.9", V4_8, "v4.9.207", (0, []), (207, [_STAMP]))
-V4_10: Final = derive(V4_8, "4.10", "v4.10", changes.NO_FULL_QUEUE_GRACE)
-_4_14 = _series("4.14", V4_10, "v4.14.160", (0, []), (160, [_STAMP]))
-V4_15: Final = derive(V4_10, "4.15", "v4.15", changes.TIMEWAIT_SYN_PLAIN)
+V4_10: Final = derive(V4_8, "4.10", "v4.10", changes.NO_FULL_QUEUE_GRACE, changes.TSVAL_OFFSET)
+_4_14 = _series("4.14", V4_10, "v4.14.160", (0, _CLOCK_4_13), (160, [_STAMP]))
+V4_15: Final = derive(V4_10, "4.15", "v4.15", *_CLOCK_4_13, changes.TIMEWAIT_SYN_PLAIN)
 EL8: Final = derive(V4_15, "4.18-el8", "RHEL 8, 4.18.0-240.el8", _STAMP, usual_hz=1000)
 _4_19 = _series("4.19", V4_15, "v4.19.91", (0, []), (91, [_STAMP]))
 _5_4 = _series(
@@ -104,14 +107,16 @@ _5_10 = _series(
 )  # fmt: skip
 _5_15 = _series("5.15", _5_10[1][1], "v5.15.135", (0, []), (177, [_SPARE]), (179, [_TSVAL]), proved=0)
 _6_1 = _series(
-    "6.1", _5_15[0][1], "Debian 12, v6.1.192", (0, []), (125, [_SPARE]), (130, [_TSVAL]), (191, [_EXACT])
+    "6.1", _5_15[0][1], "Debian 12, v6.1.192", (0, []), (125, [_SPARE]), (130, [_TSVAL]), (191, _SPRING_2026)
 )
-_6_6 = _series("6.6", _6_1[0][1], "v6.6.153", (0, []), (72, [_SPARE]), (81, [_TSVAL]), (153, [_EXACT]))
+_6_6 = _series("6.6", _6_1[0][1], "v6.6.153", (0, []), (72, [_SPARE]), (81, [_TSVAL]), (153, _SPRING_2026))
 _6_12 = _series(
     "6.12", _6_6[0][1], "Debian 13, v6.12.117",
-    (0, [changes.TIMEWAIT_SYN_EXEMPT]), (10, [_SPARE]), (18, [_TSVAL]), (105, [_EXACT]),
+    (0, [changes.TIMEWAIT_SYN_EXEMPT]), (10, [_SPARE]), (18, [_TSVAL]), (105, _SPRING_2026),
 )  # fmt: skip
-_6_18 = _series("6.18", _6_12[2][1], "v6.18.44", (0, [changes.TSECR_CHECK, changes.RTO_MAX]), (42, [_EXACT]))
+_6_18 = _series(
+    "6.18", _6_12[2][1], "v6.18.44", (0, [changes.TSECR_CHECK, changes.RTO_MAX]), (42, _SPRING_2026)
+)
 _7_2 = _series("7.2", _6_18[1][1], "Debian sid, v7.2.13", (0, []))
 
 DEFAULT: Final = _6_12[-1][1]

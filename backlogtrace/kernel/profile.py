@@ -101,6 +101,11 @@ class Profile:
     """Fast Open without cookie also for a SYN that carries the option but no data."""
     timewait_syn_is_plain: bool = True
     """A SYN that reuses a TIME_WAIT 4-tuple passes the SYN-queue and cookie tests like any other."""
+    tsval_clock: Literal["jiffies", "ms"] = "ms"
+    """Unit of the timestamps that the kernel sends."""
+    tsval_offset: Literal["none", "mixed", "host", "connection"] = "connection"
+    """What is added to that clock: nothing, nothing for cookies only, a number per pair of hosts, or one
+    per connection; nothing with tcp_timestamps=2."""
     defaults: dict[str, int] = field(default_factory=dict)
     """Sysctl defaults that differ from DEFAULTS."""
     changes: tuple[Change, ...] = ()

@@ -82,6 +82,16 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
         "SYN that reuses TIME_WAIT",
         {True: "held to the SYN-queue test", False: "exempt from the SYN-queue test"},
     ),
+    "tsval_clock": ("timestamps count", {"jiffies": "ticks", "ms": "milliseconds"}),
+    "tsval_offset": (
+        "timestamps count from",
+        {
+            "none": "the start of the kernel",
+            "mixed": "a number per connection, cookies from the start of the kernel",
+            "host": "a number per pair of hosts",
+            "connection": "a number per connection",
+        },
+    ),
     "defaults": ("sysctl defaults", "{}"),
 }  # fmt: skip
 """Field of Profile -> its label, and the words for its values or a format for them."""
