@@ -18,6 +18,7 @@ from backlogtrace.kernel import profiles
 from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
+from backlogtrace.replay.cookie_witness import SideWitness
 from backlogtrace.replay.engine import Replay
 from backlogtrace.replay.events import EventQueue
 from backlogtrace.replay.host import AcceptModel, Host, HostListener
@@ -72,6 +73,7 @@ class Analysis:
         self._tracks: list[Track] = []
         self._route = Route()
         self._ignored_listeners = 0
+        self._witness: SideWitness | None = None
 
     def __iter__(self) -> Iterator[Row]:
         profile, note, assumed = _kernel(self._host.kernel)
@@ -101,6 +103,10 @@ class Analysis:
             silence_rivals=("lost_after_capture",) if away else (),
             routine=self._options.routine_rows, everything=self._options.all_packets,
         )  # fmt: skip
+        if journal.certainty == "likely":
+            known = self._host.kernel is not None
+            journal.witness = SideWitness(profile, self._host.hz, kernel_known=known)
+        self._witness = journal.witness
         events = EventQueue(stack, self._route, journal, self._host, self._tracks[:], accept)
         replay = Replay(stack, self._route, journal, events)
         self.header.kernel = profile.name
@@ -121,6 +127,9 @@ class Analysis:
             if not self._given:
                 self._discover(chunk)
             waiting += chunk
+            if self._witness is not None and waiting:
+                self._witness.add(chunk)
+                self._witness.look(waiting[0].time_ns + AHEAD_NS)
             while True:
                 upto = _settled(waiting)
                 yield from replay.run(waiting, upto)
@@ -199,6 +208,11 @@ class Analysis:
             )
         if self._note:
             header.notes.insert(0, self._note)
+        for end, origin in self._witness.proved() if self._witness is not None else ():
+            seen = self._route.find(end)
+            if seen is not None:
+                seen.summary.seen_cookies += origin == "cookie"
+                seen.summary.seen_requests += origin == "request"
         for track in self._tracks:
             if track.hits or self._given:
                 summary = track.finish(replay.last_ns, _STILL_OPEN_NS)

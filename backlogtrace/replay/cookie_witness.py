@@ -8,13 +8,17 @@ SYN-ACK of the same 4-tuple. Takes the capture to be complete. Refuses to follow
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import cookie_signs as signs
 from backlogtrace.kernel.cookie_signs import Answer, Offers, Sign
-from backlogtrace.segment import ACK, RST, SYN
+from backlogtrace.segment import ACK, HANDSHAKE, RST, SYN
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from backlogtrace.kernel.clock import Clock
     from backlogtrace.kernel.cookie_signs import Origin
     from backlogtrace.kernel.profile import Profile
@@ -26,6 +30,8 @@ _SILENCE_NS = 2_500_000_000
 _SHORTEST_LIFE_NS = 900_000_000
 _TIMER_NS = 500_000_000
 _MEMORY_NS = 120_000_000_000
+_BUDGET = 200_000
+"""Packets looked at on the side of an analysis; a flood must not cost twice."""
 _USUAL_HZ = (100, 250, 300, 1000)
 _HZ_SLACK = 0.02
 _NEAR = 2 * signs.TSVALUES
@@ -339,3 +345,50 @@ class CookieWitness:
             silent = flow.last is found and not (flow.spoke or flow.syns or flow.reset)
             if silent and signs.REPEATED.name not in found.signs:
                 found.add(signs.NOT_REPEATED)
+
+
+class SideWitness:
+    """A witness next to a replay: gets the packets ahead of it, and looks at them no further than asked.
+
+    So what it says does not depend on how the capture is cut into chunks.
+    """
+
+    def __init__(self, profile: Profile, hz: int | None, *, kernel_known: bool) -> None:
+        if not kernel_known:  # then the timestamps' clock is not, either
+            profile = replace(profile, tsval_offset="mixed")
+        self._witness = CookieWitness(profile, hz=hz or 0)
+        self._waiting: deque[Segment] = deque()
+        self._left = _BUDGET
+
+    def add(self, chunk: list[Segment]) -> None:
+        """The next packets of the capture, whole handshakes among them."""
+        if self._left <= 0:
+            return
+        singles: list[Segment] = []
+        for item in chunk[: self._left]:
+            if item.flags & HANDSHAKE:
+                singles += item.segments()  # type: ignore[attr-defined]
+            else:
+                singles.append(item)
+        self._left -= len(singles)
+        singles.sort(key=itemgetter(0))
+        self._waiting.extend(singles)
+
+    def look(self, until_ns: int) -> None:
+        """Look at the packets up to the first one after `until_ns`."""
+        waiting, feed = self._waiting, self._witness.feed
+        while waiting and waiting[0].time_ns <= until_ns:
+            feed(waiting.popleft())
+
+    def of(self, synack: Segment, until_ns: int) -> Recognition | None:
+        """What the packets up to `until_ns` say of a SYN-ACK; None for one that was not looked at."""
+        self.look(until_ns)
+        return self._witness.recognitions.get(synack.frame)
+
+    def proved(self) -> Iterator[tuple[bytes, Origin]]:
+        """Listening endpoint and origin of every SYN-ACK whose origin is proved, repetitions once."""
+        while self._waiting:
+            self._witness.feed(self._waiting.popleft())
+        for known in dict.fromkeys(self._witness.recognitions.values()):
+            if known.proved:
+                yield known.answer.synack.src, known.verdict

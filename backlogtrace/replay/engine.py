@@ -290,7 +290,7 @@ class Replay:
     def _matched(self, track: Track, expectation: Expectation, segment: Segment, entry: object) -> None:
         """The wire shows what was predicted."""
         if expectation.row is not None:
-            prove(expectation.row, segment)
+            prove(expectation.row, segment, self._journal.witness)
         outcome = expectation.outcome
         attempt = expectation.attempt
         journal = self._journal

@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
+from backlogtrace.replay.lookahead import AHEAD_NS
 from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
 from backlogtrace.segment import ACK, SYN, endpoint_text
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.replay.cookie_witness import SideWitness
     from backlogtrace.replay.rows import Certainty, Row
     from backlogtrace.replay.track import Track
     from backlogtrace.segment import Segment
@@ -26,6 +28,8 @@ HOLD_NS = 4_000_000_000
 _HOLD_ROWS = 65_536
 _ROUTINE = frozenset({"queued", "established", "passed"})
 _SILENT = frozenset({"dropped", "overflow", "deferred"})
+_OTHER_ORIGIN = {"queued": "cookie", "retransmitted": "cookie", "fastopen": "cookie", "cookie": "queued"}
+"""Decisions that a SYN-ACK answers -> what else may have sent it."""
 _PROVED_LATER = frozenset({"dropped", "overflow", "established", "deferred"})
 
 
@@ -42,6 +46,8 @@ class Journal:
         self.certainty = certainty
         self._silence_rivals = silence_rivals
         """What else may explain that the server did not answer."""
+        self.witness: SideWitness | None = None
+        """Asked whether a SYN-ACK is a cookie, where that is not certain from what is given."""
         self.routine = routine or everything
         self.everything = everything
         self.rows: deque[Row] = deque()
@@ -116,9 +122,20 @@ class Journal:
             yield rows.popleft()
 
 
-def prove(row: PacketRow, reply: Segment) -> None:
-    """The server's reply shows that the row's decision is what happened."""
-    if _settle(row, reply):
+def prove(row: PacketRow, reply: Segment, witness: SideWitness | None = None) -> None:
+    """The server's reply shows that the row's decision is what happened, unless a cookie looks the same."""
+    if not _settle(row, reply):
+        return
+    other = _OTHER_ORIGIN.get(row.outcome.decision)
+    known = witness.of(reply, reply.time_ns + AHEAD_NS) if witness is not None and other else None
+    if known is None or other is None:
+        row.certainty = "certain"
+        return
+    agrees = (known.verdict == "cookie") == (other == "queued")
+    if known.verdict == "either" or not agrees:
+        row.rivals = (*row.rivals, other)
+        row.certainty = "undecided" if known.proved else row.certainty
+    elif known.proved:
         row.certainty = "certain"
 
 

@@ -138,6 +138,9 @@ class ListenerSummary:
     peak_accept_queue: tuple[int, int] = (0, 0)
     peak_syn_queue: tuple[int, int] = (0, 0)
     mismatches: int = 0
+    seen_cookies: int = 0
+    seen_requests: int = 0
+    """SYN-ACKs that the wire alone proves to be cookies, or not to be; 0 where all facts are given."""
     expired: int = 0
     accepted: int = 0
     """accept() calls that returned a connection (given or assumed)."""

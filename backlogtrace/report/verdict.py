@@ -66,6 +66,7 @@ def verdict(summary: ListenerSummary, spans: dict[Kind, Span], start_ns: int) ->
     result = Verdict()
     if summary.mismatches:
         _mismatches(result, summary)
+    _cookies_on_the_wire(result, summary)
     _accept_queue(result, summary, spans, start_ns)
     _syn_queue(result, summary, spans, start_ns)
     _cost(result, summary)
@@ -91,6 +92,30 @@ def _mismatches(result: Verdict, summary: ListenerSummary) -> None:
         "give the server's own values (--host, --kernel, --backlog, --sysctl) and look at the first "
         "difference"
     )
+
+
+def _cookies_on_the_wire(result: Verdict, summary: ListenerSummary) -> None:
+    """The packets themselves show more cookies, or more requests, than the model made."""
+    cookies = summary.decisions.get("cookie", 0)
+    answered = sum(summary.decisions.get(kind, 0) for kind in ("queued", "fastopen"))
+    if summary.seen_cookies > cookies:
+        result.worse("notice", "The server sent SYN cookies that the settings taken here do not explain.")
+        result.story.append(
+            f"At least {count(summary.seen_cookies, 'SYN-ACK')} of the capture {_was(summary.seen_cookies)} "
+            f"SYN cookies, as options, timestamps or sequence numbers prove; the model sent {cookies:,}."
+        )
+        result.advice.append(
+            "the server's SYN queue holds less than is taken here: give its backlog (--backlog), or "
+            "net.ipv4.tcp_syncookies=2 if it answers every SYN with a cookie"
+        )
+    elif summary.seen_requests > answered:
+        result.worse("notice", "The server kept requests where the model sent SYN cookies.")
+        result.story.append(
+            f"At least {count(summary.seen_requests, 'SYN-ACK')} of the capture "
+            f"{_was(summary.seen_requests)} no SYN cookies, as options, timestamps or repetitions prove; the "
+            f"model queued {answered:,} SYNs."
+        )
+        result.advice.append("the server's SYN queue holds more than is taken here: give its backlog")
 
 
 def _accept_queue(result: Verdict, summary: ListenerSummary, spans: dict[Kind, Span], start_ns: int) -> None:

@@ -13,10 +13,10 @@ from backlogtrace.capture import open_capture
 from backlogtrace.kernel import profiles
 from backlogtrace.kernel.cookie_signs import TSVALUES
 from backlogtrace.replay.cookie_witness import CookieWitness, Recognition
-from backlogtrace.replay.host import load_host
+from backlogtrace.replay.host import Host, load_host
 from backlogtrace.segment import ACK, RST, SYN, Segment
 from tests.kernel.build import server_isn
-from tests.replay.wire import Wire
+from tests.replay.wire import Wire, host, replay
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = sorted(path.parent.name for path in FIXTURES.glob("*/truth.jsonl"))
@@ -224,3 +224,47 @@ def test_data_with_the_same_clock_speaks_for_a_request() -> None:
     wire.outbound(ACK, 1, 100, tsval=5100, tsecr=1, length=10, seq=server_isn(1) + 1)
     (found,) = signs(watched([*segments, *wire.segments], profiles.DEFAULT))
     assert found["timestamp_current"] < -2
+
+
+def answered(**fields: object) -> Wire:
+    """A client that offers SACK and window scaling, and one after it; the first SYN-ACK has `fields`."""
+    wire = Wire()
+    wire.inbound(SYN, 1, 0, wscale=7, sack_ok=True)
+    wire.outbound(SYN | ACK, 1, 0.05, **fields)
+    wire.inbound(SYN, 2, 1, wscale=7, sack_ok=True)
+    wire.outbound(SYN | ACK, 2, 1.05, wscale=7, sack_ok=True)
+    return wire
+
+
+@pytest.mark.parametrize(
+    ("fields", "certainty", "rivals", "seen"),
+    [
+        ({"wscale": 7, "sack_ok": True}, "certain", (), (0, 2)),
+        ({}, "likely", ("cookie",), (0, 1)),
+        ({"seq": 5, "wscale": 7, "sack_ok": True}, "certain", (), (0, 2)),
+    ],
+)
+def test_rows_say_what_the_wire_leaves_open(
+    fields: dict[str, object], certainty: str, rivals: tuple[str, ...], seen: tuple[int, int]
+) -> None:
+    result = replay(answered(**fields), Host())
+    row = result.packets[0]
+    assert (row.certainty, row.rivals, row.resolved_by) == (certainty, rivals, 2)
+    assert [(s.seen_cookies, s.seen_requests) for s in result.listeners] == [seen]
+
+
+def test_row_against_the_wires_proof_is_undecided() -> None:
+    """Nothing is given, so the SYN is taken as queued; its repetition gets another ISN."""
+    wire = Wire()
+    for number, isn in enumerate((5, 900_000_000)):
+        wire.inbound(SYN, 1, 400 * number)
+        wire.outbound(SYN | ACK, 1, 400 * number + 0.05, seq=isn)
+    result = replay(wire, Host())
+    assert (result.packets[0].certainty, result.packets[0].rivals) == ("undecided", ("cookie",))
+    assert result.listeners[0].seen_cookies == 1
+
+
+def test_nothing_is_open_when_everything_is_given() -> None:
+    result = replay(answered(), host())
+    assert [(row.certainty, row.rivals) for row in result.packets] == [("certain", ())] * 2
+    assert [(s.seen_cookies, s.seen_requests) for s in result.listeners] == [(0, 0)]

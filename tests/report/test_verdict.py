@@ -219,3 +219,21 @@ def test_the_cost_is_told_by_fate(build: Any) -> None:
         in text(found)
     )
     assert "waited 2 s on average, 3 s at most" in text(found)
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({"seen_cookies": 3}, "At least 3 SYN-ACKs of the capture were SYN cookies"),
+        ({"seen_cookies": 2}, ""),
+        ({"seen_requests": 7}, "At least 7 SYN-ACKs of the capture were no SYN cookies"),
+        ({"seen_requests": 6}, ""),
+    ],
+)
+def test_wire_that_shows_more_of_a_kind_than_the_model_made(
+    build: Any, seen: dict[str, int], said: str
+) -> None:
+    reasons = {("queued", "new_request"): 6, ("cookie", "syn_queue_full"): 2}
+    found = judge(with_reasons(build, reasons, **seen))
+    assert ("of the capture" in text(found)) is bool(said)
+    assert said in text(found)
