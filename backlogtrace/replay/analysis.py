@@ -146,20 +146,25 @@ class Analysis:
         yield from replay.finish()
 
     def _discover(self, chunk: list[Segment]) -> None:
-        """Listeners are who sends a SYN-ACK, and who gets a SYN that no RST refuses."""
+        """Listeners are who gets a SYN that no RST refuses, and who sends a SYN-ACK to no listener."""
         known = self._route
         refused: set[bytes] = set()
         asked: dict[bytes, None] = {}
+        answers: dict[bytes, bytes] = {}
         for segment in chunk:
             flags = segment.flags
             if flags & (SYN | HANDSHAKE):
-                end = segment.src if flags & ACK else segment.dst
-                if end not in known.exact:
-                    asked[end] = None
-                    if flags & ACK:
-                        refused.discard(end)
+                if flags & ACK:
+                    refused.discard(segment.src)
+                    if segment.src not in known.exact and segment.src not in asked:
+                        answers[segment.src] = segment.dst
+                elif segment.dst not in known.exact:
+                    asked[segment.dst] = None
             elif flags & (RST | ACK) == RST | ACK and segment.seq == 0:
                 refused.add(segment.src)
+        for end, peer in answers.items():
+            if peer not in known.exact and (peer not in asked or peer in refused):
+                asked[end] = None
         for end in asked:
             if end in refused:
                 continue

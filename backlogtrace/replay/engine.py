@@ -142,6 +142,7 @@ class Replay:
             if rows and not index & _RELEASE_MASK:
                 yield from journal.release(now)
         self.now = max(self.now, last)
+        ahead.end(upto if self.split_at is None else self.split_at)
 
     def finish(self) -> Iterator[Row]:
         """The rows still held; nothing after the last packet is predicted."""
@@ -284,8 +285,12 @@ class Replay:
             if type(entry) is Child:
                 child_sent(self.stack, entry, segment)
                 self._journal.proved(key, segment)
-            if kind == "rst" or (self._journal.everything and type(entry) is Child):
-                self._journal.sent(track, segment, "rst" if kind == "rst" else "passed", "application")
+            if kind == "rst":
+                asked = self._ahead.asked(segment)
+                cause = None if asked is None else asked.frame
+                self._journal.sent(track, segment, "rst", "application" if asked is None else "reply", cause)
+            elif self._journal.everything and type(entry) is Child:
+                self._journal.sent(track, segment, "passed", "application")
 
     def _matched(self, track: Track, expectation: Expectation, segment: Segment, entry: object) -> None:
         """The wire shows what was predicted."""

@@ -1,4 +1,4 @@
-"""What the capture shows after a packet: the server's answer, looked up ahead.
+"""What the capture shows around a packet: the server's answer ahead, what it answers behind.
 
 Used only where the facts given leave open what the kernel did.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from backlogtrace.segment import RST, SYN
+from backlogtrace.segment import ACK, RST, SYN, end_seq
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +20,8 @@ AHEAD_NS = 1_300_000_000
 """How far ahead the capture may be searched: until the first SYN-ACK timer."""
 _ANSWER_NS = 300_000_000  # a direct answer comes within this
 _SEARCH = 2_000  # segments looked at for one question
+_FLAGS = 0xFF
+_BEHIND = 64  # segments kept for what a RST answers: it is sent at once
 _CREDIT = 1_000_000  # segments that may be looked at before searching has to be earned
 _EARNED = 2  # per segment replayed: a flood must not make this quadratic
 
@@ -27,9 +29,10 @@ _EARNED = 2  # per segment replayed: a flood must not make this quadratic
 class Lookahead:
     """The segments of the chunk at hand, and where the replay is in them."""
 
-    __slots__ = ("_credit", "_segments", "at")
+    __slots__ = ("_before", "_credit", "_segments", "at")
 
     def __init__(self) -> None:
+        self._before: list[Segment] = []
         self._segments: list[Segment] = []
         self._credit = _CREDIT
         self.at = 0
@@ -38,6 +41,28 @@ class Lookahead:
         """A new list of segments, of which `upto` will be replayed."""
         self._segments = segments
         self._credit = min(self._credit + _EARNED * upto, _CREDIT)
+
+    def end(self, count: int) -> None:
+        """The first `count` segments of the list have been replayed."""
+        self._before = (self._before + self._segments[max(count - _BEHIND, 0) : count])[-_BEHIND:]
+
+    def asked(self, rst: Segment) -> Segment | None:
+        """The packet that a RST answers (tcp_v4_send_reset); None for one that the application caused.
+
+        An answer takes its sequence number from the packet's acknowledgement and has no ACK itself;
+        one to a packet without ACK acknowledges that packet, from sequence number 0.
+        """
+        behind = (self._before + self._segments[max(self.at - _BEHIND, 0) : self.at])[-_BEHIND:]
+        for earlier in reversed(behind):
+            if earlier.src != rst.dst or earlier.dst != rst.src or earlier.flags > _FLAGS:
+                continue
+            if rst.flags & ACK:
+                answered = not rst.seq and not earlier.flags & ACK and end_seq(earlier) == rst.ack
+            else:
+                answered = bool(earlier.flags & ACK) and earlier.ack == rst.seq
+            if answered:
+                return earlier
+        return None
 
     def _from(self, start: int) -> Iterator[Segment]:
         """The segments from index `start` on, as many as may be looked at."""

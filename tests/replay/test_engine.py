@@ -457,3 +457,43 @@ def test_odd_segments_to_a_listener_never_raise() -> None:
     result = replay(wire, host(), all_packets=True)
     assert len(result.packets) == sum(made.dst == SERVER for made in wire.segments)
     assert {FIN, RST, SYN} <= {row.segment.flags for row in result.packets}
+
+
+# ---- resets of established connections ----
+
+
+def reset_rows(cuts: list[int] | None = None, **fields: object) -> list[tuple[str, int | None]]:
+    """The client sends data (frame 4); a RST with `fields` follows: its reason and cause."""
+    wire = Wire()
+    wire.handshake(1, 0)
+    wire.ack(1, 2, length=100)
+    wire.outbound(at=2.1, c=1, **{"flags": RST, "seq": server_isn(1) + 1, "ack": 0} | fields)  # type: ignore[arg-type]
+    return [(row.reason, row.cause) for row in replay(wire, cuts=cuts).sent if row.decision == "rst"]
+
+
+@pytest.mark.parametrize("cuts", [None, [4]])
+def test_rst_without_ack_answers_the_packet_whose_acknowledgement_it_repeats(cuts: list[int] | None) -> None:
+    assert reset_rows(cuts) == [("reply", 4)]
+
+
+def test_rst_of_the_application_answers_nothing() -> None:
+    assert reset_rows(flags=RST | ACK, ack=isn(1) + 1) == [("application", None)]
+    assert reset_rows(seq=server_isn(1) + 9) == [("application", None)]
+
+
+def test_stray_synack_of_a_client_makes_it_no_listener() -> None:
+    wire = Wire()
+    wire.handshake(1, 0)
+    wire.inbound(SYN | ACK, 2, 5)
+    wire.outbound(RST, 2, 5.1, seq=server_isn(2) + 1, ack=0)
+    result = replay(wire, Host())
+    assert [summary.name for summary in result.listeners] == ["10.9.0.1:80"]
+    assert result.packets[-1].outcome.decision == "rst"
+
+
+def test_synack_to_nobody_known_comes_from_a_listener() -> None:
+    """The capture began between SYN and SYN-ACK."""
+    wire = Wire()
+    wire.outbound(SYN | ACK, 1, 0)
+    wire.ack(1, 1)
+    assert [summary.name for summary in replay(wire, Host()).listeners] == ["10.9.0.1:80"]
