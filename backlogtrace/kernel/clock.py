@@ -19,7 +19,8 @@ NS = 1_000_000_000
 _BITS = 3  # granularity of a wheel level is 8^level ticks
 _WHEEL_SLOTS = 63  # timers up to 63 granules away live on a level
 _DRIFT_TICKS = 3
-_LATE_TICKS = 1  # a CPU may run its timers before another one has counted the tick: seen in one of five
+LATE_TICKS = 1
+"""A CPU may look for due timers before another one has counted the tick: it then runs them one later."""
 COOKIE_PERIOD_S = 60
 PRUNE_NS = NS // 5
 LATE_NS = 250_000_000  # how late a timer may fire on a busy machine
@@ -54,7 +55,7 @@ class TickClock:
         self.busy = False
         """Packets leave or are captured late: what happens within one tick has no sure order."""
         self._base = (1 << 32) - 300 * hz
-        self._drift = 0
+        self._drift = self._drift_tick = 0
 
     def jiffies(self, now_ns: int) -> int:
         """jiffies_64 at `now_ns` (starts at 2^32 - 300 s, INITIAL_JIFFIES)."""
@@ -73,7 +74,7 @@ class TickClock:
         shift = _BITS * level
         raw = (now_ns - self.boot_ns) // self.tick_ns + self._base + ticks
         fires = [((((raw - lag) >> shift) + 1) << shift) + lag for lag in self.lags]
-        return self._at(min(fires)), self._at(max(fires) + _LATE_TICKS), level
+        return self._at(min(fires)), self._at(max(fires) + LATE_TICKS), level
 
     def _at(self, raw: int) -> int:
         return (raw - self._base) * self.tick_ns + self.boot_ns
@@ -94,18 +95,19 @@ class TickClock:
             return
         offs = [self.off(seen_ns, seconds, lag) for lag in self.lags]
         slack = 0 if precise else 1
-        fitting = [lag for lag, off in zip(self.lags, offs, strict=True) if abs(off) <= slack]
-        if fitting:
-            self.lags = fitting
+        if min(map(abs, offs)) <= slack:
+            kept = range(-slack, slack + LATE_TICKS + 1)  # a tick late is usual, early is impossible
+            self.lags = [lag for lag, off in zip(self.lags, offs, strict=True) if off in kept]
             self._drift = 0
             return
         off = min(offs, key=abs)
         if not precise or abs(off) > _DRIFT_TICKS:
             return
-        if off == self._drift:  # twice the same: drift; once: the packet was late
+        tick = seen_ns // self.tick_ns
+        if off == self._drift and tick != self._drift_tick:  # at another time again: drift; once: it was late
             self.lags = [lag + off for lag in self.lags]
             off = 0
-        self._drift = off
+        self._drift, self._drift_tick = off, tick
 
     def minute(self, now_ns: int) -> int:
         """Cookie minute counter (tcp_cookie_time)."""

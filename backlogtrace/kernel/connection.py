@@ -106,7 +106,11 @@ def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
     child.rcv_nxt = segment.ack
     if segment.flags & RST:
         die(stack, child)
-    elif segment.flags & FIN:
+        return
+    if child.doubtful:  # who answers is there
+        child.doubtful = False
+        child.plain = child.fin_seq_out is None
+    if segment.flags & FIN:
         child.fin_seq_out = end_seq(segment)
         child.plain = False
         if child.fin_seq_in is not None:  # gone with the client's ACK, which the capture may not show
@@ -118,6 +122,8 @@ def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
 def outlived(stack: Stack, child: Child, segment: Segment) -> bool:
     """Whether a connection that may be over is still there when `segment` arrives: ask the wire."""
     answer = stack.witness(segment)
+    if answer is None and (segment.flags & RST or not segment.flags & (SYN | ACK)):
+        return True  # nobody ever answers that: the doubt stays
     alive = answer == "ack" or (answer is None and not segment.flags & SYN)
     if alive:
         child.doubtful = False
@@ -125,6 +131,19 @@ def outlived(stack: Stack, child: Child, segment: Segment) -> bool:
     else:
         die(stack, child)
     return alive
+
+
+def closing_receive(stack: Stack, child: Child, segment: Segment) -> Outcome | None:
+    """A SYN for a connection the server has closed and the client has not; None when it is over.
+
+    Whether a socket or just its TIME_WAIT stand-in is left, and for how long, depends on how the
+    application closed it: ask the wire.
+    """
+    answer = stack.witness(segment)
+    if answer == "synack":
+        die(stack, child)
+        return None
+    return out.CLOSING_SYN_RST if answer == "rst" else out.CHILD_SYN if answer else out.CHILD_SYN_SILENT
 
 
 def die(stack: Stack, child: Child) -> None:

@@ -12,7 +12,14 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
-from backlogtrace.kernel.connection import Child, TimeWait, child_receive, outlived, timewait_receive
+from backlogtrace.kernel.connection import (
+    Child,
+    TimeWait,
+    child_receive,
+    closing_receive,
+    outlived,
+    timewait_receive,
+)
 from backlogtrace.kernel.listener import ListenSocket
 from backlogtrace.kernel.request import Request, check_req
 from backlogtrace.kernel.timers import make_timers
@@ -85,8 +92,12 @@ class Stack:
         key = segment.src + segment.dst
         entry = self.ehash.get(key)
         if type(entry) is Child and (not entry.doubtful or outlived(self, entry, segment)):
-            return child_receive(self, entry, segment)
-        if type(entry) is Request:
+            if entry.fin_seq_out is None or not segment.flags & SYN:
+                return child_receive(self, entry, segment)
+            outcome = closing_receive(self, entry, segment)
+            if outcome is not None:
+                return outcome
+        elif type(entry) is Request:
             if entry.listener.listening:
                 return check_req(entry, segment)
             entry.listener.remove(entry)  # its listener is gone: look again

@@ -7,9 +7,10 @@ Refuses to guess: without HZ and boot time, or with timers that fit no wheel, ti
 
 from __future__ import annotations
 
+from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
-from backlogtrace.kernel.clock import NS, Clock, PruneClock, TickClock, WindowClock
+from backlogtrace.kernel.clock import LATE_TICKS, NS, Clock, PruneClock, TickClock, WindowClock
 from backlogtrace.segment import ACK, SYN
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 _LAGS = 512  # the coarsest wheel level that intervals up to 120 s use at HZ=250 and the first at 1000
 _USUAL_LAGS = 64  # 20 to 25 ticks in every kernel measured
 _TOLERANCE = 2  # ticks
+_CHANCES = {0: log(0.8), 1: log(0.2), -1: log(0.01)}
+"""How often a timer fires at its tick, one later, or as if earlier because clocks drift."""
+_NO_CHANCE = log(1e-4)
+_PLAUSIBLE = log(20)
+"""What is this much less likely than the best is not considered."""
 _FIT = 0.9
 _MAX_INTERVAL_S = 64
 _LATE_NS = 2_000_000
@@ -44,20 +50,20 @@ def server_clock(profile: Profile, segments: Iterable[Segment], hz: int | None, 
     seen = [(packet.sent_ns, packet.seconds) for packet in timed or found]
     if not seen:
         return WindowClock()
-    votes = [_vote(clock, seen, lag) for lag in range(_LAGS)]
-    best = max(votes)
-    if best[1] < _FIT * len(seen):
+    # packets of one tick are late together: one vote
+    moments = {(when // clock.tick_ns, seconds): when for when, seconds in seen}
+    ticks = [
+        [clock.off(when, seconds, lag) for (_, seconds), when in moments.items()] for lag in range(_LAGS)
+    ]
+    chances = [sum(_CHANCES.get(off, _NO_CHANCE) for off in offs) for offs in ticks]
+    best = max(chances)
+    if sum(abs(off) <= _TOLERANCE for off in ticks[chances.index(best)]) < _FIT * len(moments):
         return WindowClock()
-    lags = [lag for lag, vote in enumerate(votes) if vote == best]
+    lags = [lag for lag, chance in enumerate(chances) if chance > best - _PLAUSIBLE]
     clock.lags = [lag for lag in lags if lag < _USUAL_LAGS] or lags
-    clock.busy = any(packet.late for packet in found)
+    late = any(off > LATE_TICKS for off in ticks[clock.lags[0]])
+    clock.busy = late or any(packet.late for packet in found)
     return clock
-
-
-def _vote(clock: TickClock, seen: list[tuple[int, int]], lag: int) -> tuple[int, int]:
-    """How many packets came exactly at a tick of their wheel level, and how many nearly."""
-    offs = [abs(clock.off(when, seconds, lag)) for when, seconds in seen]
-    return offs.count(0), sum(off <= _TOLERANCE for off in offs)
 
 
 def sent_ns(synack: Segment, syn_ns: int, first_tsval: int | None) -> int:

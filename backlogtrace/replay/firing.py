@@ -115,8 +115,9 @@ class Firing:
             if len(self._gone) >= _REMEMBERED:
                 self._gone.clear()
             self._gone[request.key] = request
-            track.expired(request.key)
-            self._journal.event(track, when, "expired", request.key)
+            counters = {"AttemptFails": 1} if request.child is not None else {}
+            track.expired(request.key, counters)
+            self._journal.event(track, when, "expired", request.key, counters=counters)
         if not send:
             return None
         track.resends += 1
@@ -167,7 +168,12 @@ class Firing:
         if isinstance(clock, TickClock) and (corrected or fired - expectation.time_ns < clock.tick_ns):
             clock.pin(fired, listener.interval(request.num_timeout - 1), precise=not corrected)
         if request.timer and abs(fired - expectation.due_ns) > clock.tick_ns:
-            earliest = fired if synack.tsval >= 0 or not clock.exact else expectation.due_ns
+            # a tick that was not counted yet when the timer ran does not count for the next one either
+            earliest = fired
+            if clock.exact:
+                earliest = expectation.due_ns
+                if synack.tsval >= 0:
+                    earliest = max(earliest, fired - clock.tick_ns)
             self._timers.arm(request, earliest, listener.interval(request.num_timeout), fired)
 
     def about_to_expire(self, listener: ListenSocket, now: int) -> int:
@@ -189,9 +195,7 @@ class Firing:
         """An inbound packet whose fate depends on whether requests have expired: ask the wire."""
         now = segment.time_ns
         if type(entry) is Request:
-            aborts = listener.settings.tcp_abort_on_overflow and listener.accept_queue_full()
-            answer = self._ahead.answer(segment) if entry.expiring and not aborts else "ack"
-            if answer == "rst" or (answer is None and segment.flags & (SYN | ACK) == SYN):
+            if entry.expiring and self._shown_gone(entry, segment):
                 self._fire(entry, now, expire=True, send=False)
             return
         if segment.flags & (SYN | ACK) != SYN:
@@ -208,6 +212,17 @@ class Firing:
                 self._fire(request, now, expire=True, send=False)
                 if not listener.syn_queue_refuses(listener.qlen):
                     return
+
+    def _shown_gone(self, request: Request, segment: Segment) -> bool:
+        """Whether the answer to a segment shows that its request has expired."""
+        listener = request.listener
+        if listener.settings.tcp_abort_on_overflow and listener.accept_queue_full():
+            return False
+        answer = self._ahead.answer(segment)
+        if segment.flags & (SYN | ACK) != SYN or answer == "rst":
+            return answer == "rst"
+        synack = self._ahead.synack(segment) if answer == "synack" else None
+        return answer is None or (synack is not None and synack.seq != request.snt_isn)
 
     def _settle_youth(self, listener: ListenSocket, syn: Segment) -> None:
         """Accept queue full, but a SYN passes while few requests are young: have some timers fired?"""

@@ -91,12 +91,17 @@ class Journal:
             OutRow(segment, track.name, decision, reason, cause, attempt, expected, counters or {})  # type: ignore[arg-type]
         )
 
-    def event(self, track: Track, when: int, event: str, key: bytes | None, detail: str = "") -> None:
+    def event(
+        self, track: Track, when: int, event: str, key: bytes | None, detail: str = "",
+        *, counters: dict[str, int] | None = None,
+    ) -> None:  # fmt: skip
         """Something that left no packet."""
         accept, syn_low, syn_high = track.queues()
         peer = None if key is None else endpoint_text(key[: len(key) // 2])
         self.rows.append(
-            EventRow(when, track.name, peer, event, (accept, accept), (syn_low, syn_high), detail=detail)
+            EventRow(
+                when, track.name, peer, event, (accept, accept), (syn_low, syn_high), counters or {}, detail
+            )
         )
         track.sample(when, accept, syn_low, syn_high)
 

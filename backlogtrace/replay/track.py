@@ -162,9 +162,11 @@ class Track:
         elif decision == "aborted":
             self.ended(key, now, by_client=True)
 
-    def expired(self, key: bytes) -> None:
+    def expired(self, key: bytes, counters: dict[str, int]) -> None:
         """The request was given up: without another SYN its client never connects."""
         self.summary.expired += 1
+        for name, value in counters.items():
+            self.summary.counters[name] = self.summary.counters.get(name, 0) + value
         attempt = self.attempts.get(key)
         if attempt is not None:
             attempt.given_up = True

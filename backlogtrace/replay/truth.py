@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from backlogtrace.errors import CaptureError
+from backlogtrace.kernel.clock import LATE_NS
 from backlogtrace.replay.analysis import Options, analyze
 from backlogtrace.replay.host import load_host
 from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
@@ -31,6 +32,8 @@ LISTEN_COUNTERS: Final = frozenset({
 _TIMER_COUNTER: Final = "TCPSynRetrans"
 """Counted by timers too, which may fire between a packet and the reading of its counters: summed up."""
 _PACKET_COUNTERS: Final = LISTEN_COUNTERS - {_TIMER_COUNTER}
+_READ_LATER: Final = frozenset({"syn_queue", "counters"})
+"""What a timer may change between a packet and the reading."""
 _OWN_COUNTERS: Final = _PACKET_COUNTERS - {"OutRsts", "PAWSEstab", "AttemptFails"}
 """What a packet of an established connection never touches."""
 
@@ -74,12 +77,14 @@ def compare_scenario(folder: str | Path) -> Comparison:
 def compare_capture(capture: Capture, host: Host, truth: list[dict[str, Any]]) -> Comparison:
     """Like compare_scenario, with the files opened already."""
     rows = {row["n"]: row for row in truth if "n" in row}
+    late = _LateTimers(truth)
     result = Comparison()
     resent = 0
     unread: list[Difference] = []
     for row in analyze(capture, host, Options(all_packets=True)):
         if type(row) is EventRow and row.event == "expired":
             _read_later(unread, row)
+            late.expired(row)
         elif type(row) is PacketRow:
             _maybe_read_later(unread, row)
             expected = rows.get(row.segment.frame)
@@ -88,10 +93,12 @@ def compare_capture(capture: Capture, host: Host, truth: list[dict[str, Any]]) -
                 resent += row.outcome.counters.get(_TIMER_COUNTER, 0)
                 _compare_in(row, expected, result)
                 unread = [
-                    d for d in result.differences if d.frame == row.segment.frame and d.field == "syn_queue"
+                    d for d in result.differences if d.frame == row.segment.frame and d.field in _READ_LATER
                 ]
+                late.explain(unread, row)
         elif type(row) is OutRow:
             expected = rows.get(row.segment.frame)
+            late.fired += row.reason == "timer"
             if expected is not None:
                 result.frames += expected["cause"] == 0
                 resent += row.counters.get(_TIMER_COUNTER, 0)
@@ -103,11 +110,51 @@ def compare_capture(capture: Capture, host: Host, truth: list[dict[str, Any]]) -
     return result
 
 
+class _LateTimers:
+    """Timers that a busy machine ran later than their tick: its counter of timeouts tells when."""
+
+    def __init__(self, truth: list[dict[str, Any]]) -> None:
+        self.fired = 0
+        """Timers that the model has fired so far, except those without any trace."""
+        self._expired: list[EventRow] = []
+        self._timeouts: dict[int, int] = {}
+        """What the kernel had counted when it was read after a frame."""
+        counted = 0
+        for row in truth:
+            counted += row.get("counters", {}).get("TCPTimeouts", 0)
+            if "n" in row:
+                self._timeouts[row["n"]] = counted
+
+    def expired(self, event: EventRow) -> None:
+        """A request expired in the model."""
+        self.fired += 1
+        self._expired.append(event)
+
+    def explain(self, differences: list[Difference], row: PacketRow) -> None:
+        """Requests that have just expired in the model, but whose timers the kernel had not run yet."""
+        behind = self.fired - self._timeouts.get(row.segment.frame, self.fired)
+        recent = [e for e in self._expired if row.segment.time_ns - e.time_ns <= LATE_NS]
+        self._expired = recent
+        for difference in differences:
+            if difference.field != "syn_queue" or not isinstance(difference.expected, int):
+                continue
+            missing = difference.expected - row.syn_queue[1]
+            if 0 < missing <= min(behind, len(recent)):
+                peer, late = recent[-missing].peer, (row.segment.time_ns - recent[-missing].time_ns) / 1e6
+                difference.explanation = f"the timer of {peer} was {late:.0f} ms late and had not run yet"
+
+
 def _read_later(unread: list[Difference], event: EventRow) -> None:
     """The recorder reads the queues some time after the packet: a timer may have come between."""
     for difference in unread:
+        expected, actual = difference.expected, difference.actual
         low, high = event.syn_queue
-        if isinstance(difference.expected, int) and low <= difference.expected <= high:
+        if isinstance(expected, int):
+            explained = low <= expected <= high
+        else:
+            counters: dict[str, int] = actual | event.counters  # type: ignore[operator]
+            explained = bool(event.counters) and expected == counters
+        if explained:
             difference.explanation = f"read after the expiry of {event.peer} before the next packet"
 
 

@@ -34,6 +34,7 @@ SENTENCES: dict[tuple[str, str], str] = {
     ("aborted", "client_rst"): "client reset the request: removed",
     ("aborted", "client_syn"): "unexpected SYN: request removed",
     ("rst", "wrong_ack"): "acknowledges something never sent: reset, the request stays",
+    ("rst", "syn_on_closing"): "SYN for a connection that the application has closed: reset",
     ("ignored", "client_rst"): "RST of a client that no request or connection belongs to",
     ("ignored", "bad_flags"): "flags that mean nothing to a listener",
     ("ignored", "wrong_ack_rst"): "RST with a wrong acknowledgement: no effect",

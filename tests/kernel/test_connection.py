@@ -8,10 +8,11 @@ import pytest
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, TimeWait, child_sent
-from backlogtrace.segment import ACK, FIN, RST, SYN
+from backlogtrace.segment import ACK, FIN, PSH, RST, SYN
 from tests.kernel.build import MODERN, SERVER, Server, ack, client, isn, modern_id, segment, server_isn, syn
 
 if TYPE_CHECKING:
+    from backlogtrace.kernel.outcome import Outcome, Reply
     from backlogtrace.kernel.profile import Profile
     from backlogtrace.segment import Segment
 
@@ -99,6 +100,44 @@ def test_syn_after_a_doubtful_rst_asks_the_wire(profile: Profile, answer: str | 
     server.receive(segment(RST, 1, 10, seq=NEXT + 5))
     server.stack.witness = lambda _: answer  # type: ignore[assignment,return-value]
     assert server.receive(later_syn(20)) is (out.CHILD_SYN if alive else out.QUEUED)
+
+
+@EVERY
+def test_server_that_goes_on_talking_ends_the_doubt(profile: Profile) -> None:
+    server = connected(profile)
+    server.receive(segment(RST, 1, 10, seq=NEXT + 5))
+    assert server.child(1).doubtful
+    sends(server, ACK, 10.1)
+    assert not server.child(1).doubtful
+    assert server.receive(syn(1, 20)) is out.CHILD_SYN_LIMITED  # that was the challenge
+
+
+@EVERY
+@pytest.mark.parametrize("flags", [0, PSH, FIN, RST])
+def test_segment_that_nobody_answers_leaves_the_doubt(profile: Profile, flags: int) -> None:
+    server = connected(profile)
+    server.receive(segment(RST, 1, 10, seq=NEXT + 5))
+    server.receive(segment(flags, 1, 20, seq=NEXT + 7))
+    assert server.child(1).doubtful
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        ("ack", out.CHILD_SYN), (None, out.CHILD_SYN_SILENT), ("rst", out.CLOSING_SYN_RST),
+        ("synack", out.QUEUED),
+    ],
+)  # fmt: skip
+def test_syn_after_the_servers_fin_asks_the_wire(
+    profile: Profile, answer: Reply | None, outcome: Outcome
+) -> None:
+    """A socket, a stand-in in FIN_WAIT2 (in or out of its window), or nothing is left."""
+    server = connected(profile)
+    server.listener.accept()
+    sends(server, FIN | ACK, 50)
+    server.stack.witness = lambda _: answer
+    assert server.receive(syn(1, 600)) is outcome
 
 
 @EVERY

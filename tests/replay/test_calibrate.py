@@ -60,6 +60,39 @@ def test_lag_is_found_by_timestamps_in_a_late_capture() -> None:
     assert clock.busy
 
 
+def timed(*moments: tuple[int, int]) -> list[Segment]:
+    """Clients whose SYN-ACK was repeated (ticks late, how many at once), each time some seconds later."""
+    clock = TickClock(250, BOOT, [LAG])
+    made, c = [], 0
+    for number, (late, count) in enumerate(moments):
+        start = START + number * 5 * NS
+        for c in range(c + 1, c + 1 + count):  # noqa: B020 - numbers go on
+            synack = segment(SYN | ACK, c)._replace(src=SERVER, dst=client(c), seq=server_isn(c))
+            again = clock.arm(start, 1)[0] + late * clock.tick_ns + 50_000
+            made += [syn(c)._replace(time_ns=start)]
+            made += [synack._replace(time_ns=start), synack._replace(time_ns=again)]
+    return sorted(made, key=lambda packet: packet.time_ns)
+
+
+@pytest.mark.parametrize(
+    ("moments", "lags", "busy"),
+    [
+        (((0, 1),), {LAG - 1, LAG}, False),  # one may have been a tick late
+        (((0, 1), (0, 1), (0, 1)), {LAG}, False),  # all of them hardly
+        (((1, 1), (0, 1)), {LAG}, False),
+        (((1, 9), (0, 1)), {LAG}, False),  # a burst is late together and has one vote
+        (((0, 1), (0, 1), (2, 1), (0, 1)), {LAG}, True),
+    ],
+)
+def test_timers_may_be_late_but_never_early(
+    moments: tuple[tuple[int, int], ...], lags: set[int], busy: bool
+) -> None:
+    clock = server_clock(DEFAULT, timed(*moments), 250, BOOT)
+    assert isinstance(clock, TickClock)
+    assert {lag for lag in clock.lags if abs(lag - LAG) < 4} == lags
+    assert clock.busy is busy
+
+
 def test_late_capture_without_timestamps_has_no_ticks() -> None:
     assert isinstance(server_clock(DEFAULT, recording((50, 300), stamped=False), 250, BOOT), WindowClock)
 

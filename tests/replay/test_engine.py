@@ -497,3 +497,15 @@ def test_synack_to_nobody_known_comes_from_a_listener() -> None:
     wire.outbound(SYN | ACK, 1, 0)
     wire.ack(1, 1)
     assert [summary.name for summary in replay(wire, Host()).listeners] == ["10.9.0.1:80"]
+
+
+def test_syn_answered_with_another_isn_shows_that_its_request_had_expired() -> None:
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.synack(1, 1010)
+    wire.inbound(SYN, 1, 3100, seq=isn(1) + 1000)
+    wire.outbound(SYN | ACK, 1, 3100.1, seq=server_isn(1) + 5, ack=isn(1) + 1001)
+    result = replay(wire, host(tcp_synack_retries=1))
+    assert result.decisions == ["queued", "queued"]
+    assert [event.event for event in result.events] == ["expired"]
+    assert not result.mismatches

@@ -12,10 +12,20 @@ import pytest
 
 from backlogtrace.capture import open_capture
 from backlogtrace.errors import CaptureError, UsageError
+from backlogtrace.kernel import outcomes
 from backlogtrace.replay import Options, analyze
 from backlogtrace.replay.host import load_host
 from backlogtrace.replay.rows import EventRow, MismatchRow, PacketRow
-from backlogtrace.replay.truth import LISTEN_COUNTERS, compare_capture, compare_scenario
+from backlogtrace.replay.truth import (
+    LISTEN_COUNTERS,
+    Difference,
+    _LateTimers,
+    _read_later,
+    compare_capture,
+    compare_scenario,
+)
+from tests.kernel.build import ack
+from tests.replay.wire import at
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = sorted(path.parent for path in FIXTURES.glob("*/truth.jsonl"))
@@ -143,3 +153,39 @@ def test_missing_host_file_is_an_error(tmp_path: Path) -> None:
     (folder / "host.json").unlink()
     with pytest.raises(UsageError, match=r"host\.json"):
         compare_scenario(folder)
+
+
+def expired(ms: float) -> EventRow:
+    return EventRow(at(ms), "10.9.0.1:80", "10.9.1.2:20001", "expired", (0, 0), (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("expired_ms", "counted", "kernel", "explained"),
+    [
+        (1000, 0, 2, "the timer of 10.9.1.2:20001 was 20 ms late and had not run yet"),
+        (1000, 1, 2, None),  # the kernel had run it
+        (1000, 0, 3, None),  # that is two requests more
+        (700, 0, 2, None),  # so late is no timer
+    ],
+)
+def test_timer_that_ran_late_is_explained_by_the_counter_of_timeouts(
+    expired_ms: float, counted: int, kernel: int, explained: str | None
+) -> None:
+    late = _LateTimers([{"n": 7, "counters": {"TCPTimeouts": counted}}])
+    late.expired(expired(expired_ms))
+    row = PacketRow(ack(3, 1020, frame=7), "10.9.0.1:80", outcomes.ESTABLISHED, (1, 1), (1, 1))
+    difference = Difference(7, "syn_queue", kernel, [1, 1])
+    late.explain([difference], row)
+    assert difference.explanation == explained
+
+
+def test_counters_of_an_expiry_are_explained_by_it() -> None:
+    """A Fast Open child that is given up counts AttemptFails, maybe before the recorder has read."""
+    event = replace(expired(1000), counters={"AttemptFails": 1})
+    ours, other = (
+        Difference(7, "counters", {"ListenDrops": 1, "AttemptFails": number}, {"ListenDrops": 1})
+        for number in (1, 2)
+    )
+    _read_later([ours, other], event)
+    assert ours.explanation == "read after the expiry of 10.9.1.2:20001 before the next packet"
+    assert other.explanation is None
