@@ -40,7 +40,7 @@ class TickClock:
 
     `lags` are the possible numbers of ticks that jiffies run behind (now - boot) * HZ: ticks that
     passed before the tick device started. It is one number per boot; timer packets seen narrow it,
-    and what it leaves open makes a timer a window.
+    and what it leaves open makes a timer a window. The likeliest comes first.
     """
 
     exact = True
@@ -75,6 +75,12 @@ class TickClock:
         raw = (now_ns - self.boot_ns) // self.tick_ns + self._base + ticks
         fires = [((((raw - lag) >> shift) + 1) << shift) + lag for lag in self.lags]
         return self._at(min(fires)), self._at(max(fires) + LATE_TICKS), level
+
+    def likely(self, earliest_ns: int, latest_ns: int, level: int) -> int:
+        """When in its window a timer fires if the first of the lags is the right one."""
+        granule = 1 << _BITS * level
+        raw = (earliest_ns - self.boot_ns) // self.tick_ns + self._base
+        return min(latest_ns, earliest_ns + (self.lags[0] - raw) % granule * self.tick_ns)
 
     def _at(self, raw: int) -> int:
         return (raw - self._base) * self.tick_ns + self.boot_ns

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
-from backlogtrace.kernel.fastopen import pending_receive
+from backlogtrace.kernel.fastopen import pending_receive, release
 from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq, seq_after
 
 if TYPE_CHECKING:
@@ -105,12 +105,16 @@ def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
         child.last_challenge = segment.time_ns  # a duplicate ACK: one limit holds for all of them
     child.rcv_nxt = segment.ack
     if segment.flags & RST:
+        if child.fastopen is not None:
+            release(child, child.fastopen)
         die(stack, child)
         return
     if child.doubtful:  # who answers is there
         child.doubtful = False
         child.plain = child.fin_seq_out is None
     if segment.flags & FIN:
+        if child.fastopen is not None and child.fin_seq_out is None:
+            child.listener.fastopen.pending -= 1  # closed before the handshake is complete: FIN_WAIT1
         child.fin_seq_out = end_seq(segment)
         child.plain = False
         if child.fin_seq_in is not None:  # gone with the client's ACK, which the capture may not show

@@ -39,7 +39,7 @@ class FastOpenQueue:
         """0: Fast Open is off for this listener."""
         self.qlen = 0
         self.pending = 0
-        """Children whose handshake is not complete."""
+        """Children in SYN_RECV: their handshake is not complete, and the application has not closed them."""
         self.rst_list: deque[int] = deque()
         """When the places of connections that were reset after accept() become free, ns."""
 
@@ -119,4 +119,4 @@ def release(child: Child, request: Request) -> None:
     child.plain = child.fin_seq_out is None
     queue = child.listener.fastopen
     queue.qlen -= 1
-    queue.pending -= 1
+    queue.pending -= child.fin_seq_out is None

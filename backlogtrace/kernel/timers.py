@@ -23,6 +23,11 @@ _LEVELS = 16
 NEVER = 1 << 200
 
 
+def level_of(request: Request) -> int:
+    """Level of the wheel that holds the timer of `request` (see RequestTimers)."""
+    return _LEVELS - 1 - request.timer % _LEVELS
+
+
 class RequestTimers:
     """All pending request timers of a host."""
 

@@ -46,8 +46,8 @@ def server_clock(profile: Profile, segments: Iterable[Segment], hz: int | None, 
         return TickClock(hz, boot_ns, wheel=False)
     clock = TickClock(hz, boot_ns)
     found = list(_timer_packets(segments))
-    timed = [packet for packet in found if packet.timed]
-    seen = [(packet.sent_ns, packet.seconds) for packet in timed or found]
+    late = any(packet.late for packet in found)
+    seen = [(packet.sent_ns, packet.seconds) for packet in found if packet.timed or not late]
     if not seen:
         return WindowClock()
     # packets of one tick are late together: one vote
@@ -60,9 +60,9 @@ def server_clock(profile: Profile, segments: Iterable[Segment], hz: int | None, 
     if sum(abs(off) <= _TOLERANCE for off in ticks[chances.index(best)]) < _FIT * len(moments):
         return WindowClock()
     lags = [lag for lag, chance in enumerate(chances) if chance > best - _PLAUSIBLE]
+    lags.sort(key=lambda lag: -chances[lag])
     clock.lags = [lag for lag in lags if lag < _USUAL_LAGS] or lags
-    late = any(off > LATE_TICKS for off in ticks[clock.lags[0]])
-    clock.busy = late or any(packet.late for packet in found)
+    clock.busy = late or any(off > LATE_TICKS for off in ticks[clock.lags[0]])
     return clock
 
 

@@ -223,6 +223,7 @@ class Replay:
 
     def _inbound(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
         socket = track.socket
+        self._firing.unclear = False
         if socket is not None and self._firing.unsettled(socket):
             self._firing.settle(socket, segment, entry)
         born = entry.born if type(entry) is Request else None
@@ -250,6 +251,9 @@ class Replay:
         row = None
         if journal.wants(outcome.decision):
             row = journal.packet(key, track, segment, outcome, (accept, syn_low, syn_high))
+            if self._firing.unclear:
+                other = "queued" if outcome.decision == "cookie" else "cookie"
+                row.certainty, row.rivals = "undecided", (*row.rivals, other)
         if outcome.reply is not None:
             expectation = Expectation(key, track, outcome.reply, self.now)
             expectation.cause = segment.frame

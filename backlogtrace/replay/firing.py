@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from backlogtrace.kernel.clock import TickClock
 from backlogtrace.kernel.connection import Child
+from backlogtrace.kernel.cookie_signs import Offers
 from backlogtrace.kernel.request import Request
-from backlogtrace.kernel.timers import NEVER
+from backlogtrace.kernel.timers import NEVER, level_of
 from backlogtrace.replay.calibrate import sent_ns
 from backlogtrace.replay.expect import Expectation
 from backlogtrace.segment import ACK, SYN
@@ -53,6 +54,7 @@ class Firing:
         self.edge_ns = NEVER
         """When the first window closes."""
         self._gone: dict[bytes, Request] = {}
+        self.unclear = False
 
     def run_due(self, now: int) -> None:
         """Fire what is due at `now`, the first due time."""
@@ -192,7 +194,11 @@ class Firing:
         return listener.expiring > 0 or (bool(self._windows) and self._gates_by_youth(listener))
 
     def settle(self, listener: ListenSocket, segment: Segment, entry: object) -> None:
-        """An inbound packet whose fate depends on whether requests have expired: ask the wire."""
+        """An inbound packet whose fate depends on whether requests have expired: ask the wire.
+
+        `unclear` says whether the wire, too, leaves open if a SYN got a request or a cookie.
+        """
+        self.unclear = False
         now = segment.time_ns
         if type(entry) is Request:
             if entry.expiring and self._shown_gone(entry, segment):
@@ -207,11 +213,28 @@ class Firing:
             return
         if listener.syn_queue_refuses(listener.qlen - listener.expiring):
             return
-        if self._ahead.was_queued(segment, cookies=bool(listener.settings.tcp_syncookies)):
-            for request in self._expiring(listener):
+        settings = listener.settings
+        offers = Offers(bool(settings.tcp_sack), bool(settings.tcp_window_scaling))
+        queued = self._ahead.was_queued(
+            segment,
+            offers if settings.tcp_syncookies else None,
+            repeats=bool(listener.syncnt or settings.tcp_synack_retries),
+        )
+        self.unclear = queued is None
+        if queued is False:
+            return
+        for request in list(self._expiring(listener)):
+            if queued or self._likely_fired(request, now):
                 self._fire(request, now, expire=True, send=False)
                 if not listener.syn_queue_refuses(listener.qlen):
                     return
+
+    def _likely_fired(self, request: Request, now: int) -> bool:
+        """Whether the timer has fired if jiffies lag behind by the likeliest number of ticks."""
+        clock = self._stack.clock
+        if not isinstance(clock, TickClock) or not clock.exact:
+            return False
+        return clock.likely(request.due, request.deadline, level_of(request)) <= now
 
     def _shown_gone(self, request: Request, segment: Segment) -> bool:
         """Whether the answer to a segment shows that its request has expired."""

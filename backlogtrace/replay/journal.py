@@ -134,7 +134,8 @@ def prove(row: PacketRow, reply: Segment, witness: SideWitness | None = None) ->
     other = _OTHER_ORIGIN.get(row.outcome.decision)
     known = witness.of(reply, reply.time_ns + AHEAD_NS) if witness is not None and other else None
     if known is None or other is None:
-        row.certainty = "certain"
+        if row.certainty != "undecided":
+            row.certainty = "certain"
         return
     agrees = (known.verdict == "cookie") == (other == "queued")
     if known.verdict == "either" or not agrees:

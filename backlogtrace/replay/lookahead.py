@@ -6,13 +6,16 @@ Used only where the facts given leave open what the kernel did.
 from __future__ import annotations
 
 from itertools import islice
+from math import isinf
 from typing import TYPE_CHECKING
 
+from backlogtrace.kernel.cookie_signs import option_signs
 from backlogtrace.segment import ACK, RST, SYN, end_seq
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backlogtrace.kernel.cookie_signs import Offers
     from backlogtrace.kernel.outcome import Reply
     from backlogtrace.segment import Segment
 
@@ -95,20 +98,31 @@ class Lookahead:
                 return later
         return None
 
-    def was_queued(self, syn: Segment, *, cookies: bool) -> bool:
-        """Whether the wire shows that a SYN got a request: an answer, and with cookies on its repetition."""
+    def was_queued(self, syn: Segment, offers: Offers | None, *, repeats: bool) -> bool | None:
+        """Whether the wire shows that a SYN got a request; None: an answer that may be a cookie, too.
+
+        `offers` are the options that the server answers with; None where it sends no cookies.
+        `repeats`: a request's SYN-ACK is sent again.
+        """
         answer: Segment | None = None
+        touched = False
         end = syn.time_ns + AHEAD_NS
         for later in self._from(self.at + 1):
             if later.time_ns > end:
-                return False
+                break
             if later.src == syn.dst and later.dst == syn.src and later.flags & SYN:
-                if not cookies or (answer is not None and later.seq == answer.seq):
+                if offers is None or (answer is not None and later.seq == answer.seq):
                     return True
+                if answer is None:
+                    for sign in option_signs(syn, later, offers):
+                        if isinf(sign.odds):
+                            return sign.odds < 0
                 answer = later
-            elif later.src == syn.src and later.dst == syn.dst and later.flags & SYN:
-                return False
-        return False
+            elif later.src == syn.src and later.dst == syn.dst:
+                touched = True
+                if later.flags & SYN:
+                    break
+        return None if answer is not None and (touched or not repeats) else False
 
     def repeated(self, key: bytes, isn: int, when: int) -> bool | None:
         """Whether a SYN-ACK with this ISN follows `when`, soon and unasked.

@@ -141,3 +141,10 @@ def test_window_clock_counts_milliseconds() -> None:
     assert clock.tick(BOOT + 2_500_000) - clock.tick(BOOT) == 2
     assert clock.minute(BOOT + 60 * NS) - clock.minute(BOOT) == 1
     assert not clock.exact
+
+
+@given(hz_values, moments, st.sampled_from([1, 2, 4, 8]))
+def test_likely_tick_is_that_of_the_first_lag(hz: int, now: int, seconds: int) -> None:
+    clock = TickClock(hz, BOOT, [5, 4])
+    alone = TickClock(hz, BOOT, [5])
+    assert clock.likely(*clock.arm(now, seconds)) == alone.arm(now, seconds)[0]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backlogtrace.kernel import outcomes as out
-from backlogtrace.segment import RST
+from backlogtrace.kernel.connection import child_sent
+from backlogtrace.segment import ACK, FIN, RST
 from tests.kernel.build import MODERN, Server, ack, isn, modern_id, segment, syn
 
 if TYPE_CHECKING:
@@ -159,3 +160,30 @@ def test_unfinished_child_is_given_up_after_one_retry_more(profile: Profile) -> 
     assert [int(f.ms // 1000) for f in fired[:3]] == [1, 3, 7]
     assert server.listener.fastopen.qlen == 0
     assert server.queues == (1, 0, 0)
+
+
+def closed_by_server(profile: Profile, flags: int) -> Server:
+    """The application took the child before its handshake was complete, and closed it with `flags`."""
+    server = Server(profile, tcp_fastopen=2, fastopen_qlen=1)
+    server.receive(with_cookie(server, 1))
+    child = server.listener.accept()
+    assert child is not None
+    sent = segment(flags, 1, 5, ack=isn(1) + 11)
+    child_sent(server.stack, child, sent._replace(src=sent.dst, dst=sent.src))
+    return server
+
+
+@EVERY
+def test_child_the_server_closes_leaves_syn_recv_but_keeps_its_place(profile: Profile) -> None:
+    server = closed_by_server(profile, FIN | ACK)
+    assert (server.listener.syn_length, server.listener.fastopen.qlen) == (0, 1)
+    assert server.receive(ack(1, 9, seq=isn(1) + 11)) is out.FASTOPEN_COMPLETED
+    assert (server.listener.syn_length, server.listener.fastopen.qlen) == (0, 0)
+
+
+@EVERY
+def test_child_the_server_resets_frees_its_place(profile: Profile) -> None:
+    server = closed_by_server(profile, RST | ACK)
+    assert (server.listener.syn_length, server.listener.fastopen.qlen) == (0, 0)
+    assert server.receive(with_cookie(server, 2, 9)).decision == "fastopen"
+    assert [fired.client for fired in server.run(1100)] == [2]  # nothing is repeated to the first

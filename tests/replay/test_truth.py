@@ -20,6 +20,7 @@ from backlogtrace.replay.truth import (
     LISTEN_COUNTERS,
     Difference,
     _LateTimers,
+    _queue_at_its_limit,
     _read_later,
     compare_capture,
     compare_scenario,
@@ -189,3 +190,19 @@ def test_counters_of_an_expiry_are_explained_by_it() -> None:
     _read_later([ours, other], event)
     assert ours.explanation == "read after the expiry of 10.9.1.2:20001 before the next packet"
     assert other.explanation is None
+
+
+@pytest.mark.parametrize(
+    ("syn_queue", "counters", "explained"),
+    [
+        ((1, 2), {"TCPReqQFullDoCookies": 1}, True),
+        ((2, 2), {"TCPReqQFullDoCookies": 1}, False),  # no timer was due
+        ((1, 2), {"TCPReqQFullDoCookies": 1, "SyncookiesSent": 1}, False),
+    ],
+)
+def test_drop_with_the_syn_queue_at_its_limit_may_count_either_way(
+    syn_queue: tuple[int, int], counters: dict[str, int], explained: bool
+) -> None:
+    row = PacketRow(ack(3, 0), "10.9.0.1:80", outcomes.DROP_ACCEPT_QUEUE, (2, 2), syn_queue)
+    model = row.outcome.counters
+    assert (_queue_at_its_limit(row, model | counters, model) is not None) is explained
