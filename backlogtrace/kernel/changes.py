@@ -276,6 +276,14 @@ TIMEWAIT_SYN_PLAIN: Final = Change(
     subject="tcp: add tcp_v4_fill_cb()/tcp_v4_restore_cb()",
     evidence="measured",
 )
+COOKIE_STAMP_OF_GROUP: Final = Change(
+    field="cookie_stamp_of_group",
+    after=True,
+    summary="a cookie that a socket of a SO_REUSEPORT group sent is looked at by all of them",
+    since="v4.18",
+    functions=("tcp_synq_overflow", "tcp_synq_no_recent_overflow"),
+    evidence="reported",
+)
 SOMAXCONN_4096: Final = Change(
     field="defaults",
     after={},

@@ -61,6 +61,7 @@ V3_10: Final = Profile(
     cookie_window_s=3,
     cookie_stamp_idle_s=0,
     cookie_stamp_from_zero=False,
+    cookie_stamp_of_group=False,
     stray_ack_counts_failed=True,
     wrong_ack_may_be_cookie=False,
     duplicate_syn_limited=False,
@@ -96,10 +97,11 @@ _4_9 = _series("4.9", V4_8, "v4.9.207", (0, []), (207, [_STAMP]))
 V4_10: Final = derive(V4_8, "4.10", "v4.10", changes.NO_FULL_QUEUE_GRACE, changes.TSVAL_OFFSET)
 _4_14 = _series("4.14", V4_10, "v4.14.160", (0, _CLOCK_4_13), (160, [_STAMP]))
 V4_15: Final = derive(V4_10, "4.15", "v4.15", *_CLOCK_4_13, changes.TIMEWAIT_SYN_PLAIN)
-EL8: Final = derive(V4_15, "4.18-el8", "RHEL 8, 4.18.0-240.el8", _STAMP, usual_hz=1000)
-_4_19 = _series("4.19", V4_15, "v4.19.91", (0, []), (91, [_STAMP]))
+V4_18: Final = derive(V4_15, "4.18", "v4.18", changes.COOKIE_STAMP_OF_GROUP)
+EL8: Final = derive(V4_18, "4.18-el8", "RHEL 8, 4.18.0-240.el8", _STAMP, usual_hz=1000)
+_4_19 = _series("4.19", V4_18, "v4.19.91", (0, []), (91, [_STAMP]))
 _5_4 = _series(
-    "5.4", V4_15, "v5.4.59", (0, [changes.SOMAXCONN_4096]), (5, [_STAMP]), (290, [_SPARE]), proved=1
+    "5.4", V4_18, "v5.4.59", (0, [changes.SOMAXCONN_4096]), (5, [_STAMP]), (290, [_SPARE]), proved=1
 )
 _5_10 = _series(
     "5.10", _5_4[1][1], "Debian 11, v5.10.262",
@@ -137,6 +139,7 @@ MAINLINE: Final[tuple[tuple[tuple[int, int], Profile], ...]] = (
     ((4, 8), V4_8),
     ((4, 10), V4_10),
     ((4, 15), V4_15),
+    ((4, 18), V4_18),
     ((5, 4), _5_4[0][1]),
     ((5, 5), _5_4[1][1]),
     ((5, 10), _5_10[0][1]),
@@ -151,7 +154,7 @@ MAINLINE: Final[tuple[tuple[tuple[int, int], Profile], ...]] = (
 """(first mainline version, what stands in from there on) for series without levels of their own."""
 PROFILES: Final[tuple[Profile, ...]] = (
     V3_10, EL7, V3_13, V4_0, V4_1, V4_4_1, V4_4, V4_7, V4_8, *(profile for _, profile in _4_9),
-    V4_10, *(profile for _, profile in _4_14), V4_15, EL8,
+    V4_10, *(profile for _, profile in _4_14), V4_15, V4_18, EL8,
     *(profile for series, levels in STABLE.items() if series > (4, 18) for _, profile in levels),
 )  # fmt: skip
 """All families, oldest first."""

@@ -69,6 +69,8 @@ class Profile:
     """The overflow is noted anew only after this long."""
     cookie_stamp_from_zero: bool = True
     """A listener that never overflowed counts as having done so when jiffies (u32) were 0."""
+    cookie_stamp_of_group: bool = True
+    """The sockets of a SO_REUSEPORT group share the memory of the last overflow."""
     stray_ack_counts_failed: bool = False
     """An ACK without request and without recent overflow counts SyncookiesFailed, too."""
     wrong_ack_may_be_cookie: bool = True

@@ -51,6 +51,10 @@ class Stack:
         self.leaving: deque[tuple[int, Child | TimeWait]] = deque()
         """Closing connections and TIME_WAITs, and when they are over (ns)."""
         self._listeners: dict[bytes, ListenSocket] = {}
+        self._mates: dict[bytes, list[ListenSocket]] = {}
+        """All sockets of an address and port that had more than one (SO_REUSEPORT, or one after another)."""
+        self.member: Callable[[Segment, list[ListenSocket]], ListenSocket] = lambda _, members: members[0]
+        """Asked which of several listening sockets gets a segment: a keyed hash of its 4-tuple decides."""
         self.witness: Callable[[Segment], Reply | None] = lambda _: None
         """Asked what the wire shows where the given facts leave the answer open."""
         self.synack_of: Callable[[Segment], Segment | None] = lambda _: None
@@ -73,18 +77,30 @@ class Stack:
         listener = ListenSocket(
             self, backlog, defer_accept_s=defer_accept_s, syncnt=syncnt, fastopen_qlen=fastopen_qlen
         )
+        before = self._listeners.get(end)
+        if before is not None:
+            mates = self._mates.setdefault(end, [before])
+            mates.append(listener)
+            if self.profile.cookie_stamp_of_group and before.listening:
+                listener.cookies = before.cookies
         self._listeners[end] = listener
         return listener
 
-    def listener(self, dst: bytes) -> ListenSocket | None:
-        """Who listens for a segment to `dst`: the exact address before the wildcards."""
+    def listener(self, segment: Segment) -> ListenSocket | None:
+        """Who listens for a segment: the exact address before the wildcards, one of a group at random."""
         listeners = self._listeners
+        dst = end = segment.dst
         port = dst[-2:]
-        found = (
-            listeners.get(dst)
-            or (listeners.get(_ANY_V4 + port) if len(dst) == 6 else None)  # noqa: PLR2004 - IPv4
-            or listeners.get(_ANY_V6 + port)
-        )
+        found = listeners.get(end)
+        if found is None and len(dst) == 6:  # noqa: PLR2004 - IPv4
+            end = _ANY_V4 + port
+            found = listeners.get(end)
+        if found is None:
+            end = _ANY_V6 + port
+            found = listeners.get(end)
+        if found is not None and self._mates and (mates := self._mates.get(end)) is not None:
+            members = [mate for mate in mates if mate.listening]
+            return self.member(segment, members) if len(members) > 1 else members[0] if members else None
         return found if found is not None and found.listening else None
 
     def receive(self, segment: Segment) -> Outcome:
@@ -103,13 +119,13 @@ class Stack:
             entry.listener.remove(entry)  # its listener is gone: look again
         elif type(entry) is TimeWait:
             return self._timewait(entry, segment, key)
-        listener = self.listener(segment.dst)
+        listener = self.listener(segment)
         if listener is None:
             return out.IGNORED_NO_LISTENER if segment.flags & RST else out.RST_NO_LISTENER
         return listener.receive(segment, key)
 
     def _timewait(self, entry: TimeWait, segment: Segment, key: bytes) -> Outcome:
-        listener = self.listener(segment.dst)
+        listener = self.listener(segment)
         if segment.time_ns >= entry.until:
             del self.ehash[key]
         elif segment.flags & (SYN | ACK | RST) == SYN and listener is None:

@@ -21,6 +21,7 @@ from backlogtrace.replay.calibrate import server_clock
 from backlogtrace.replay.cookie_witness import SideWitness
 from backlogtrace.replay.engine import Replay
 from backlogtrace.replay.events import EventQueue
+from backlogtrace.replay.group import Group
 from backlogtrace.replay.host import AcceptModel, Host, HostListener
 from backlogtrace.replay.journal import Journal
 from backlogtrace.replay.lookahead import AHEAD_NS
@@ -87,6 +88,8 @@ class Analysis:
         self._stack, self._note = stack, note
         for listener in self._host.listeners:
             self._add(endpoint(listener.address, listener.port), listener)
+        for group in {id(track.group): track.group for track in self._tracks if track.group}.values():
+            group.learn(self._host.events, self._tracks)
         accept = self._options.accept
         if accept.kind == "infer":
             accept = AcceptModel("never" if self._host.accept_log else "immediate")
@@ -191,9 +194,16 @@ class Analysis:
             syn_capacity=0,
             sysctl=stack.settings.as_dict(),
         )
-        track = Track(name, end, None, summary)
+        first = next((known for known in self._tracks if known.end == end), None)
+        if first is None:
+            track = Track(name, end, None, summary)
+            self._route.add(end, track)
+        else:  # another socket of the same address and port
+            track = Track(name, end, None, first.summary)
+            first.group = first.group or Group(first)
+            first.group.add(track)
+            first.summary.sockets += 1
         self._tracks.append(track)
-        self._route.add(end, track)
         if given.opened_ns is None:
             track.open(stack, given, asked)
 
@@ -219,8 +229,12 @@ class Analysis:
                 seen.summary.seen_cookies += origin == "cookie"
                 seen.summary.seen_requests += origin == "request"
         for track in self._tracks:
+            if track.group is not None and track is not track.group.tracks[0]:
+                continue
             if track.hits or self._given:
                 summary = track.finish(replay.last_ns, _STILL_OPEN_NS)
+                if track.group is not None:
+                    summary.peak_accept_queue, summary.peak_syn_queue = track.group.peaks
                 summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
                 self.listeners.append(summary)
         _grade(header, info.dropped, info.backward_max_ns)

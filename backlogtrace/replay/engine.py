@@ -25,6 +25,7 @@ from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.outcome import Outcome, Reply
     from backlogtrace.kernel.stack import Stack
     from backlogtrace.replay.events import EventQueue
@@ -58,6 +59,7 @@ class Replay:
         self._ahead = Lookahead()
         self._firing = Firing(stack, route, journal, self._expected, self._ahead)
         self._ordinary = Ordinary(stack, events)
+        stack.member = self._member
         stack.witness = self._ahead.answer
         stack.synack_of = self._ahead.synack
 
@@ -219,10 +221,17 @@ class Replay:
             self._ordinary.loss_ns,
         )
 
+    def _member(self, segment: Segment, members: list[ListenSocket]) -> ListenSocket:
+        """The stack asks which socket of a group gets a segment."""
+        track = self._route.find(segment.dst)
+        socket = track.group.last.socket if track is not None and track.group is not None else None
+        return socket if socket is not None and socket in members else members[0]
+
     # ---- inbound ----
 
     def _inbound(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
-        socket = track.socket
+        member = track if track.group is None else track.group.route(segment, key, entry, self._ahead)
+        socket = member.socket
         self._firing.unclear = False
         if socket is not None and self._firing.unsettled(socket):
             self._firing.settle(socket, segment, entry)
@@ -233,7 +242,8 @@ class Replay:
         self, track: Track, segment: Segment, key: bytes, born: int | None, outcome: Outcome
     ) -> None:
         """Count the decision, write its row, expect the reply."""
-        socket = track.socket
+        member = track if track.group is None else track.group.last
+        socket = member.socket
         journal = self._journal
         if outcome.decision != "passed":
             self._packets += 1
@@ -251,6 +261,8 @@ class Replay:
         row = None
         if journal.wants(outcome.decision):
             row = journal.packet(key, track, segment, outcome, (accept, syn_low, syn_high))
+            if track.group is not None:
+                track.group.qualify(row, key)
             if self._firing.unclear:
                 other = "queued" if outcome.decision == "cookie" else "cookie"
                 row.certainty, row.rivals = "undecided", (*row.rivals, other)
@@ -263,7 +275,7 @@ class Replay:
         if outcome is not out.QUEUED or track.attempts:
             track.account(key, segment, outcome.decision, born)
         if accept:
-            self._events.after_packet(track, self.now)
+            self._events.after_packet(member, self.now)
 
     # ---- outbound ----
 
@@ -317,8 +329,8 @@ class Replay:
             journal.sent(track, segment, "synack", "timer", attempt=attempt, counters=counters)
             return
         reason = "reply"
-        if outcome.decision == "cookie" and track.socket is not None:
-            track.socket.cookies.seen(expectation.key, segment.seq)
+        if outcome.decision == "cookie" and (socket := track.member(expectation.key).socket) is not None:
+            socket.cookies.seen(expectation.key, segment.seq)
             reason = "cookie"
         if journal.wants(outcome.decision):
             synack = expectation.reply == "synack"
@@ -357,9 +369,9 @@ class Replay:
             if row is not None and row.outcome.decision == "dropped":
                 reason = row.outcome.reason
                 detail = f"SYN-ACK seen, the model dropped the SYN of frame {row.segment.frame} ({reason})"
-            alive = track.socket is not None and track.socket.listening
-            if not self._firing.revive(key, segment) and alive:
-                track.socket.adopt(key, segment)  # type: ignore[union-attr]
+            socket = track.member(key).socket
+            if not self._firing.revive(key, segment) and socket is not None and socket.listening:
+                socket.adopt(key, segment)
         self._journal.mismatch(track, key, segment.time_ns, what, detail, segment.frame)
         self._journal.sent(track, segment, "synack", "timer", expected=False)
 

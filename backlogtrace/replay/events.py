@@ -104,6 +104,8 @@ class EventQueue:
     def _open(self, index: int, backlog: int | None, when: int) -> None:
         track, given = self._tracks[index], self._listeners[index]
         track.open(self._stack, given, backlog)
+        if track.group is not None:
+            track.group.changed()
         self._journal.event(track, when, "listen", None, _backlog_text(track))
 
     def _given(self, event: HostEvent, when: int) -> None:
@@ -124,7 +126,11 @@ class EventQueue:
                 socket.listen(event.backlog)
                 self._journal.event(track, when, "listen", None, _backlog_text(track))
         elif socket is not None and socket.listening:
+            if track.group is not None:
+                track.group.closes(track, when)
             victims = socket.close()
+            if track.group is not None:
+                track.group.changed()
             self._journal.event(track, when, "closed", None, f"{len(victims)} connections reset")
             self._expect_resets(track, victims, when)
 
@@ -139,6 +145,9 @@ class EventQueue:
                 track, peer, when, f"accept() returned {name}, which is not in the model's accept queue"
             )
             return
+        if track.group is not None:
+            for passed in list(socket.accept_queue)[: socket.accept_queue.index(child)]:
+                track.group.passed_over(passed, track)
         if child is not socket.accept_queue[0]:
             head = endpoint_text(socket.accept_queue[0].key[: len(child.key) // 2])
             self._differs(

@@ -72,11 +72,13 @@ class Firing:
         expire, send = listener.timer_plan(request)
         clock = self._stack.clock
         maybe_gone = expire
-        if (expire or send) and (clock.busy or not clock.exact) and request.snt_isn is not None:
+        group = self._route.of(request.key).group
+        shared = group is not None and len(group.alive) > 1  # how full its member is: a guess
+        if (expire or send) and (clock.busy or not clock.exact or shared) and request.snt_isn is not None:
             shown = self._ahead.repeated(request.key, request.snt_isn, request.due)
             exhausted = expire and not listener.under_pressure()
             maybe_gone = expire if shown is None or exhausted else not shown
-            if shown is not None and listener.under_pressure():
+            if shown is not None and (listener.under_pressure() or shared):
                 expire, send = not shown, shown  # the order of timers decides who expires: not known here
         deadline = request.deadline
         if expire and clock.exact and clock.busy:

@@ -98,11 +98,12 @@ class Journal:
         """Something that left no packet."""
         accept, syn_low, syn_high = track.queues()
         peer = None if key is None else endpoint_text(key[: len(key) // 2])
-        self.rows.append(
-            EventRow(
-                when, track.name, peer, event, (accept, accept), (syn_low, syn_high), counters or {}, detail
-            )
+        row = EventRow(
+            when, track.name, peer, event, (accept, accept), (syn_low, syn_high), counters or {}, detail
         )
+        if track.group is not None:
+            track.group.qualify_event(row, key)
+        self.rows.append(row)
         track.sample(when, accept, syn_low, syn_high)
 
     def mismatch(

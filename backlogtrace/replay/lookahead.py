@@ -88,6 +88,16 @@ class Lookahead:
                 return None
         return None
 
+    def reset(self, key: bytes, when: int) -> bool:
+        """Whether the server resets a connection right after `when`."""
+        client, server = key[: len(key) // 2], key[len(key) // 2 :]
+        for later in self._from(self.at):
+            if later.time_ns > when + _ANSWER_NS:
+                break
+            if later.flags & RST and later.src == server and later.dst == client and later.time_ns >= when:
+                return True
+        return False
+
     def synack(self, syn: Segment) -> Segment | None:
         """The SYN-ACK that answers a SYN."""
         end = syn.time_ns + _ANSWER_NS

@@ -57,7 +57,7 @@ class Ordinary:
         the model decide, and the decision was not the ordinary one.
         """
         socket = track.socket
-        if socket is None or socket.expiring or track.attempts or not socket.listening:
+        if socket is None or socket.expiring or track.attempts or not socket.listening or track.group:
             return False, None
         control = segment.flags & _CONTROL
         if entry is None and control == SYN:
@@ -101,6 +101,7 @@ class Ordinary:
             or not socket.listening
             or socket.expiring
             or track.attempts
+            or track.group is not None
             or socket.defer_accept
             or socket.accept_queue_full()
             or socket.syn_queue_refuses(socket.qlen)

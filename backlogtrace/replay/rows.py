@@ -138,6 +138,8 @@ class ListenerSummary:
     peak_accept_queue: tuple[int, int] = (0, 0)
     peak_syn_queue: tuple[int, int] = (0, 0)
     mismatches: int = 0
+    sockets: int = 1
+    """Listening sockets that share the address and port (SO_REUSEPORT), or had it one after another."""
     seen_cookies: int = 0
     seen_requests: int = 0
     """SYN-ACKs that the wire alone proves to be cookies, or not to be; 0 where all facts are given."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.kernel.stack import Stack
+    from backlogtrace.replay.group import Group
     from backlogtrace.replay.host import HostListener
     from backlogtrace.segment import Segment
 
@@ -64,6 +65,8 @@ class Track:
         self.socket = socket
         self.summary = summary
         self.hits: dict[Outcome, int] = {}
+        self.group: Group | None = None
+        """Where several sockets had this address and port."""
         self.resends = 0
         self._counts_resends = True
         self.attempts: dict[bytes, Attempt] = {}
@@ -90,6 +93,10 @@ class Track:
         summary.effective_backlog = self.socket.backlog
         summary.accept_capacity = self.socket.accept_capacity
         summary.syn_capacity = self.socket.syn_capacity
+
+    def member(self, key: bytes) -> Track:
+        """The socket's track that a 4-tuple belongs to: this one, or another one of its group."""
+        return self if self.group is None else self.group.of(key)
 
     def queues(self) -> tuple[int, int, int]:
         """Accept queue length, lowest and highest SYN queue length."""

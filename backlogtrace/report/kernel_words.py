@@ -48,6 +48,9 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
     "cookie_stamp_from_zero": (
         "cookies looked at without any sent", {True: "299 to 420 s after boot", False: "never"},
     ),
+    "cookie_stamp_of_group": (
+        "cookies of a SO_REUSEPORT group", {True: "looked at by all", False: "by the socket that sent them"},
+    ),
     "stray_ack_counts_failed": (
         "ACK nobody waits for",
         {True: "counts SyncookiesFailed", False: "not counted unless cookies were sent"},

@@ -66,6 +66,13 @@ def verdict(summary: ListenerSummary, spans: dict[Kind, Span], start_ns: int) ->
     result = Verdict()
     if summary.mismatches:
         _mismatches(result, summary)
+    if summary.sockets > 1:
+        result.story.append(
+            f"{summary.sockets:,} sockets have this address and port (SO_REUSEPORT). A hash that the capture "
+            "does not show decides which one gets a client: where neither accept() calls nor the server's "
+            "answers tell, queue lengths are the range that all possible choices allow. The limits are those "
+            "of one socket."
+        )
     _cookies_on_the_wire(result, summary)
     _accept_queue(result, summary, spans, start_ns)
     _syn_queue(result, summary, spans, start_ns)

@@ -10,7 +10,7 @@ from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.listener import defer_accept_retries
 from backlogtrace.kernel.profiles import find
 from backlogtrace.segment import ACK, FIN, PSH, RST, SYN, URG
-from tests.kernel.build import MODERN, SERVER_V6, Server, ack, client, modern_id, segment, syn
+from tests.kernel.build import MODERN, SERVER, SERVER_V6, Server, ack, client, modern_id, segment, syn
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.profile import Profile
@@ -210,11 +210,36 @@ def test_exact_address_is_found_before_the_wildcards(profile: Profile) -> None:
     server = Server(profile, backlog=0)
     stack = server.stack
     any6 = stack.open(bytes(16) + b"\x00\x50", 5)
-    assert stack.listener(SERVER_V6) is any6
-    assert stack.listener(bytes([10, 9, 0, 2, 0, 80])) is any6
+
+    def found(dst: bytes) -> object:
+        return stack.listener(segment(SYN, dst=dst))
+
+    assert found(SERVER_V6) is any6
+    assert found(bytes([10, 9, 0, 2, 0, 80])) is any6
     any4 = stack.open(bytes(4) + b"\x00\x50", 5)
-    assert stack.listener(bytes([10, 9, 0, 2, 0, 80])) is any4
-    assert stack.listener(bytes([10, 9, 0, 1, 0, 80])) is server.listener
+    assert found(bytes([10, 9, 0, 2, 0, 80])) is any4
+    assert found(bytes([10, 9, 0, 1, 0, 80])) is server.listener
+
+
+@EVERY
+def test_socket_opened_after_another_one_was_closed_takes_its_place(profile: Profile) -> None:
+    server = Server(profile, backlog=0)
+    server.listener.close()
+    assert server.stack.listener(segment(SYN)) is None
+    again = server.stack.open(SERVER, 7)
+    assert server.stack.listener(segment(SYN)) is again
+    assert again.cookies is not server.listener.cookies
+
+
+@EVERY
+def test_sockets_that_share_a_port_are_asked_for_and_share_cookies(profile: Profile) -> None:
+    server = Server(profile, backlog=0)
+    other = server.stack.open(SERVER, 7)
+    server.stack.member = lambda _, members: members[-1]
+    assert server.stack.listener(segment(SYN)) is other
+    assert (other.cookies is server.listener.cookies) is profile.cookie_stamp_of_group
+    other.close()
+    assert server.stack.listener(segment(SYN)) is server.listener
 
 
 # ---- cookies come back ----

@@ -163,7 +163,7 @@ def test_a_release_string_finds_its_profile_without_a_note(release: str, name: s
         ("4.5", "4.4.1", "4.4.1 stands in"),
         ("4.12.14-122.124-default", "4.10", "4.10 stands in"),
         ("4.15.0-213-generic", "4.15", "not modelled itself"),
-        ("5.3.18", "4.15", "4.15 stands in"),
+        ("5.3.18", "4.18", "4.18 stands in"),
         ("5.14.0-427.el9.x86_64", "5.15", "back-ports its name does not tell"),
         ("6.12.0-55.el10.x86_64", "6.12.0", "back-ports its name does not tell"),
         ("6.8.0-53-generic", "6.6.0", "follows 6.6 stable"),

@@ -221,6 +221,13 @@ def test_the_cost_is_told_by_fate(build: Any) -> None:
     assert "waited 2 s on average, 3 s at most" in text(found)
 
 
+@pytest.mark.parametrize("sockets", [1, 2])
+def test_sockets_that_share_a_port_are_named(build: Any, sockets: int) -> None:
+    found = judge(with_reasons(build, {("queued", "new_request"): 6}, sockets=sockets))
+    assert found.level == "good"
+    assert ("2 sockets have this address and port" in text(found)) is (sockets > 1)
+
+
 @pytest.mark.parametrize(
     ("seen", "said"),
     [

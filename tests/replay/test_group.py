@@ -1,0 +1,125 @@
+"""Sockets that share an address and port: which member got a client, and what stays open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from backlogtrace.replay.host import Host, HostEvent, HostListener
+from backlogtrace.segment import ACK, RST
+from tests.kernel.build import client, isn, server_isn
+from tests.replay.wire import Wire, at, host, replay
+
+if TYPE_CHECKING:
+    from tests.replay.wire import Result
+
+
+def shared(
+    *backlogs: int, events: list[HostEvent] | None = None, opened: tuple[int | None, ...] = (), **sysctls: int
+) -> Host:
+    """Several sockets on 10.9.0.1:80."""
+    given = (*opened, *(None for _ in backlogs))
+    return replace(
+        host(events=events, **sysctls),
+        listeners=[
+            HostListener("10.9.0.1", 80, backlog, opened_ns)
+            for backlog, opened_ns in zip(backlogs, given, strict=False)
+        ],
+    )
+
+
+def last(result: Result) -> tuple[str, str, tuple[int, int], tuple[int, int]]:
+    row = result.packets[-1]
+    return row.outcome.decision, row.certainty, row.accept_queue, row.syn_queue
+
+
+def connected(count: int) -> Wire:
+    wire = Wire()
+    for c in range(1, count + 1):
+        wire.handshake(c, 10 * c)
+    return wire
+
+
+def accepted(c: int, ms: float, listener: int) -> HostEvent:
+    return HostEvent(at(ms), "accept", listener, peer=client(c))
+
+
+def test_two_sockets_are_one_listener_with_a_range_of_lengths() -> None:
+    result = replay(connected(3), shared(4, 4))
+    assert [(s.name, s.sockets, s.decisions) for s in result.listeners] == [
+        ("10.9.0.1:80", 2, {"queued": 3, "established": 3})
+    ]
+    assert last(result) == ("established", "certain", (0, 3), (0, 0))
+    assert result.listeners[0].peak_accept_queue == (0, 3)
+    assert not result.mismatches
+
+
+def test_together_they_hold_more_than_one_does() -> None:
+    """Each holds two; four fit. The fourth found room, so one of the others is in the same socket at most."""
+    result = replay(connected(4), shared(1, 1))
+    assert last(result) == ("established", "certain", (1, 2), (0, 0))
+    assert not result.mismatches
+
+
+def test_accept_log_tells_the_members() -> None:
+    events = [accepted(c, 100, listener) for c, listener in ((1, 0), (2, 1), (3, 0))]
+    result = replay(connected(3), shared(4, 4, events=events))
+    queues = [row.accept_queue for row in result.packets if row.outcome.decision == "established"]
+    assert queues == [(1, 1), (1, 1), (2, 2)]
+    assert not result.mismatches
+
+
+def test_silence_means_the_member_was_full() -> None:
+    """Room in one of two: a SYN that is dropped went to the full one, which then has all there were."""
+    wire = connected(2)
+    wire.syn(3, 100, answered=False)
+    result = replay(wire, shared(1, 1))
+    assert last(result)[:2] == ("dropped", "certain")
+    assert last(result)[2] == (2, 2)
+    assert not result.mismatches
+
+
+def test_answer_means_it_was_not() -> None:
+    wire = connected(2)
+    wire.handshake(3, 100)
+    result = replay(wire, shared(1, 1))
+    assert last(result)[0] == "established"
+    assert not result.mismatches
+
+
+def test_what_the_members_would_decide_differently_is_undecided() -> None:
+    """One queues, the other is full and sends cookies; the answer may be either."""
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.syn(2, 10)
+    wire.ack(2, 20)
+    events = [accepted(1, 5000, 0)]
+    first, second, _ = replay(wire, shared(0, 40, events=events)).packets
+    assert (first.certainty, first.rivals) == ("certain", ())
+    assert (second.certainty, second.rivals) == ("undecided", ("other_listener",))
+    _, second, _ = replay(wire, shared(40, 40, events=events)).packets
+    assert (second.certainty, second.rivals) == ("certain", ())
+
+
+def test_member_that_is_closed_resets_its_own() -> None:
+    wire = connected(2)
+    wire.outbound(RST | ACK, 1, 100.1, seq=server_isn(1) + 1, ack=isn(1) + 1)
+    wire.ack(2, 200, length=5)
+    closing = HostEvent(at(100), "close", 0)
+    result = replay(wire, shared(4, 4, events=[closing]))
+    assert not result.mismatches
+    assert [event.detail for event in result.events] == ["1 connections reset"]
+
+
+@pytest.mark.parametrize(("ms", "decision"), [(50, "queued"), (150, "rst"), (250, "queued")])
+def test_socket_that_is_opened_after_another_was_closed_replaces_it(ms: float, decision: str) -> None:
+    wire = Wire()
+    wire.syn(1, ms, answered=decision == "queued")
+    if decision == "rst":
+        wire.outbound(RST | ACK, 1, ms + 0.1, seq=0, ack=isn(1) + 1)
+    known = shared(4, 9, events=[HostEvent(at(100), "close", 0)], opened=(None, at(200)))
+    result = replay(wire, known)
+    assert result.decisions == [decision]
+    assert not result.mismatches
