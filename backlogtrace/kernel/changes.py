@@ -83,6 +83,14 @@ FASTOPEN_CHILDREN_COUNTED: Final = Change(
     backports=(_EL7,),
     evidence="measured",
 )
+FASTOPEN_NO_FLAG_1000: Final = Change(
+    field="fastopen_flag_1000",
+    after=False,
+    summary="tcp_fastopen no longer has the flag 0x1000 (every SYN is a Fast Open)",
+    since="v3.16",
+    functions=("tcp_try_fastopen",),
+    backports=(_EL7,),
+)
 SYN_CHALLENGED: Final = Change(
     field="established_syn_acked",
     after=True,
@@ -265,6 +273,22 @@ TSVAL_OFFSET_HOST: Final = Change(
     since="v4.12",
     functions=("secure_tcp_ts_off", "cookie_init_timestamp"),
     evidence="measured",
+)
+TW_RECYCLE_TIMESTAMPS: Final = Change(
+    field="tw_recycle_needs_timestamp",
+    after=True,
+    summary="tcp_tw_recycle drops SYNs without timestamps, too",
+    since="v3.17",
+    functions=("tcp_peer_is_proven",),
+    backports=(_EL7,),
+)
+TW_RECYCLE_GONE: Final = Change(
+    field="tw_recycle",
+    after=False,
+    summary="tcp_tw_recycle is gone",
+    since="v4.12",
+    functions=("tcp_conn_request", "tcp_time_wait"),
+    evidence="reported",
 )
 TIMEWAIT_SYN_PLAIN: Final = Change(
     field="timewait_syn_is_plain",

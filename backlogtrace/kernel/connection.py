@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 TIMEWAIT_NS = 60_000_000_000
+_RECYCLED_NS = 700_000_000  # 3.5 retransmission timeouts, of 200 ms at least
+_NS = 1_000_000_000
+_PAWS_S = 60
+_U32 = 0xFFFFFFFF
 _CHALLENGE_NS = 500_000_000  # tcp_invalid_ratelimit default
 
 
@@ -63,6 +67,33 @@ class TimeWait:
         self.ts_recent = ts_recent
         self.until = now_ns + TIMEWAIT_NS
         self.last_ack: int | None = None
+
+
+class PeerStamps:
+    """The last timestamp of each address that had a connection in TIME_WAIT (struct tcp_metrics_block).
+
+    Kept while tcp_tw_recycle is on.
+    """
+
+    def __init__(self, needs_timestamp: bool) -> None:
+        self._needs_timestamp = needs_timestamp
+        self._stamps: dict[bytes, tuple[int, int]] = {}
+
+    def remember(self, key: bytes, tsval: int, now_ns: int) -> None:
+        """A connection with timestamps enters TIME_WAIT (tcp_remember_stamp)."""
+        address = key[: len(key) // 2 - 2]
+        known, stamp = self._stamps.get(address, (tsval, 0))
+        if not seq_after(known, tsval) or now_ns // _NS - stamp > _PAWS_S:
+            self._stamps[address] = tsval, now_ns // _NS
+
+    def proven(self, syn: Segment) -> bool:
+        """Whether a SYN's timestamp is not older than its address's last one of this minute."""
+        known = self._stamps.get(syn.src[:-2])
+        if known is None or syn.time_ns // _NS - known[1] >= _PAWS_S:
+            return True
+        if syn.tsval < 0:
+            return not self._needs_timestamp
+        return not seq_after(known[0], (syn.tsval + 1) & _U32)
 
 
 def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
@@ -166,6 +197,9 @@ def _finish(stack: Stack, child: Child, segment: Segment) -> None:
     die(stack, child)
     if child.server_closed_first:
         waiting = TimeWait(child.key, child.fin_seq_in, child.ts_recent, segment.time_ns)
+        if stack.recycles and child.ts_recent >= 0:
+            stack.peers.remember(child.key, child.ts_recent, segment.time_ns)
+            waiting.until = segment.time_ns + _RECYCLED_NS
         stack.ehash[child.key] = waiting
         stack.leaving.append((waiting.until, waiting))
     _forget_old(stack, segment.time_ns)
@@ -184,7 +218,7 @@ def timewait_receive(stack: Stack, waiting: TimeWait, segment: Segment) -> Outco
     """A segment for a TIME_WAIT 4-tuple; None when a SYN may reuse it (and it is gone)."""
     flags = segment.flags
     if flags & RST:
-        if segment.seq == waiting.rcv_nxt:
+        if segment.seq == waiting.rcv_nxt and not stack.settings.tcp_rfc1337:
             del stack.ehash[waiting.key]
         return out.TIMEWAIT_RST
     old = segment.tsval >= 0 and waiting.ts_recent > 0 and seq_after(waiting.ts_recent, segment.tsval)

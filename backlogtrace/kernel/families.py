@@ -39,10 +39,11 @@ _SPARE = changes.SYN_QUEUE_BACKLOG_PLUS_ONE
 _TSVAL = changes.REQUEST_KEEPS_TSVAL
 _SPRING_2026 = (changes.RST_EXACT, changes.TSVAL_OFFSET_CONNECTION)
 _STAMP = changes.COOKIE_STAMP_FROM_ZERO
-_CLOCK_4_13 = (changes.TSVAL_MS, changes.TSVAL_OFFSET_HOST)
+_TIMESTAMPS_4_13 = (changes.TSVAL_MS, changes.TSVAL_OFFSET_HOST, changes.TW_RECYCLE_GONE)
 _COOKIES_3_13 = (changes.SYNCOOKIES_2, changes.COOKIE_MSS_V4, changes.COOKIE_MSS_V6, changes.COOKIE_AGE)
 _SEGMENTS_4_0 = (
-    changes.SYN_RETRANS, changes.FASTOPEN_CHILDREN_COUNTED, changes.SYN_CHALLENGED,
+    changes.SYN_RETRANS, changes.FASTOPEN_CHILDREN_COUNTED, changes.FASTOPEN_NO_FLAG_1000,
+    changes.SYN_CHALLENGED, changes.TW_RECYCLE_TIMESTAMPS,
     changes.DUPLICATE_SYN_LIMITED, changes.TIMEWAIT_ACKS_LIMITED,
 )  # fmt: skip
 
@@ -68,10 +69,13 @@ V3_10: Final = Profile(
     out_of_window_limited=False,
     counts_syn_retrans=False,
     established_syn_acked=False,
+    tw_recycle=True,
+    tw_recycle_needs_timestamp=False,
     timewait_acks_limited=False,
     timewait_syn_is_plain=False,
     fastopen_option_34=False,
     fastopen_counts_every_syn=True,
+    fastopen_flag_1000=True,
     fastopen_clamped=False,
     tsval_clock="jiffies",
     tsval_offset="none",
@@ -95,8 +99,8 @@ V4_7: Final = derive(V4_4_1, "4.7", "v4.7", changes.COOKIE_NO_DROP, changes.OUT_
 V4_8: Final = derive(V4_7, "4.8", "v4.8", changes.TIMER_WHEEL)
 _4_9 = _series("4.9", V4_8, "v4.9.207", (0, []), (207, [_STAMP]))
 V4_10: Final = derive(V4_8, "4.10", "v4.10", changes.NO_FULL_QUEUE_GRACE, changes.TSVAL_OFFSET)
-_4_14 = _series("4.14", V4_10, "v4.14.160", (0, _CLOCK_4_13), (160, [_STAMP]))
-V4_15: Final = derive(V4_10, "4.15", "v4.15", *_CLOCK_4_13, changes.TIMEWAIT_SYN_PLAIN)
+_4_14 = _series("4.14", V4_10, "v4.14.160", (0, _TIMESTAMPS_4_13), (160, [_STAMP]))
+V4_15: Final = derive(V4_10, "4.15", "v4.15", *_TIMESTAMPS_4_13, changes.TIMEWAIT_SYN_PLAIN)
 V4_18: Final = derive(V4_15, "4.18", "v4.18", changes.COOKIE_STAMP_OF_GROUP)
 EL8: Final = derive(V4_18, "4.18-el8", "RHEL 8, 4.18.0-240.el8", _STAMP, usual_hz=1000)
 _4_19 = _series("4.19", V4_18, "v4.19.91", (0, []), (91, [_STAMP]))

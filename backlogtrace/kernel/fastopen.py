@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SERVER = 0x2
 COOKIE_NOT_REQUIRED = 0x200
 ALL_LISTENERS = 0x400
+EVERY_SYN = 0x1000
 _RST_LIST_NS = 60_000_000_000
 
 
@@ -59,13 +60,18 @@ def classify(listener: ListenSocket, syn: Segment) -> tuple[Outcome, bool]:
     flags = listener.settings.tcp_fastopen
     option = syn.fastopen if listener.profile.fastopen_option_34 else None
     asks = option is not None and not option
-    counted = listener.profile.fastopen_counts_every_syn and flags & COOKIE_NOT_REQUIRED and syn.length
-    if not flags & SERVER or not (syn.length or option is not None) or not listener.fastopen.max_qlen:
+    every = listener.profile.fastopen_flag_1000 and flags & EVERY_SYN and option is None
+    free = flags & COOKIE_NOT_REQUIRED and syn.length
+    counted = listener.profile.fastopen_counts_every_syn and (free or every)
+    meant = syn.length or option is not None or every
+    if not flags & SERVER or not meant or not listener.fastopen.max_qlen:
         if counted:
             return out.QUEUED_FASTOPEN_COUNTED, False
         return out.QUEUED_COOKIE_REQUEST if asks else out.QUEUED, False
     if not listener.fastopen.has_room(syn.time_ns):
         return out.QUEUED_FASTOPEN_FULL_REQUEST if asks else out.QUEUED_FASTOPEN_FULL, False
+    if every:
+        return out.FASTOPEN_NO_COOKIE, True
     if flags & COOKIE_NOT_REQUIRED and (syn.length or listener.profile.dataless_fastopen):
         return out.FASTOPEN_NO_COOKIE_REQUEST if asks else out.FASTOPEN_NO_COOKIE, True
     if asks:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, die
 from backlogtrace.kernel.cookies import CookieJar
-from backlogtrace.kernel.fastopen import ALL_LISTENERS, SERVER, FastOpenQueue, classify, release
+from backlogtrace.kernel.fastopen import ALL_LISTENERS, EVERY_SYN, SERVER, FastOpenQueue, classify, release
 from backlogtrace.kernel.request import Request
 from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq
 
@@ -149,13 +149,16 @@ class ListenSocket:
                 return out.COOKIE_ALWAYS_DROP if syncookies == 2 else out.COOKIE_FULL_DROP  # noqa: PLR2004
             return out.COOKIE_ALWAYS if syncookies == 2 else out.COOKIE_FULL  # noqa: PLR2004
 
-        if plain and self._reserved(self.qlen):
+        if plain and self.stack.recycles:
+            if not self.stack.peers.proven(syn):
+                return out.DROP_TW_RECYCLE
+        elif plain and self._reserved(self.qlen):
             return out.DROP_RESERVED
 
         tstamp_ok = syn.tsval >= 0 and settings.tcp_timestamps != 0
         request = Request(key, self, syn, tstamp_ok=tstamp_ok)
         outcome = out.QUEUED_TIMEWAIT if timewait else out.QUEUED
-        if syn.fastopen is not None or syn.length:
+        if syn.fastopen is not None or syn.length or settings.tcp_fastopen & EVERY_SYN:
             outcome, child = classify(self, syn)
             if child and self.accept_queue_full():
                 outcome = out.QUEUED_FASTOPEN_OVERFLOW

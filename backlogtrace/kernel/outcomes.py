@@ -102,6 +102,7 @@ DROP_BOTH_FULL = _outcome(
     *_FULL,
     reason="accept_queue_full",
 )
+DROP_TW_RECYCLE = _outcome("dropped", "listen.tw_recycle_paws", _REQUEST, None, "PAWSPassive", "ListenDrops")
 DROP_BAD_FLAGS = _outcome("dropped", "listen.bad_flags", _LISTEN)
 
 # other segments for a listening socket, no request found

@@ -83,12 +83,18 @@ class Profile:
     """The counter TCPSynRetrans exists."""
     established_syn_acked: bool = True
     """A SYN for an established connection is answered with a challenge ACK."""
+    tw_recycle: bool = False
+    """tcp_tw_recycle exists: old timestamps of an address are refused for a minute after a TIME_WAIT."""
+    tw_recycle_needs_timestamp: bool = True
+    """It refuses SYNs without timestamps from such an address, too."""
     timewait_acks_limited: bool = True
     """TIME_WAIT answers at most every 500 ms."""
     fastopen_option_34: bool = True
     """The standard Fast Open option is known (not only the experimental one)."""
     fastopen_counts_every_syn: bool = False
     """Without cookie requirement, every SYN with data counts TCPFastOpenPassive, child or not."""
+    fastopen_flag_1000: bool = False
+    """tcp_fastopen & 0x1000: every SYN makes a child, without cookie and data, too."""
     fastopen_clamped: bool = True
     """The Fast Open queue is limited by net.core.somaxconn."""
     request_takes_tsval: bool = True

@@ -20,6 +20,8 @@ DEFAULTS: dict[str, int] = {
     "net.ipv4.tcp_window_scaling": 1,
     "net.ipv4.tcp_invalid_ratelimit": 500,
     "net.ipv4.tcp_rto_max_ms": 120_000,
+    "net.ipv4.tcp_tw_recycle": 0,
+    "net.ipv4.tcp_rfc1337": 0,
 }
 
 
@@ -38,6 +40,8 @@ class Settings:
     tcp_window_scaling: int
     tcp_invalid_ratelimit: int
     tcp_rto_max_ms: int
+    tcp_tw_recycle: int
+    tcp_rfc1337: int
 
     def set(self, name: str, value: int) -> None:
         """Set by full name; names that the listen path does not read are ignored."""

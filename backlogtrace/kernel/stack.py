@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import (
     Child,
+    PeerStamps,
     TimeWait,
     child_receive,
     closing_receive,
@@ -59,10 +60,16 @@ class Stack:
         """Asked what the wire shows where the given facts leave the answer open."""
         self.synack_of: Callable[[Segment], Segment | None] = lambda _: None
         """Likewise, for the SYN-ACK that answers a SYN."""
+        self.peers = PeerStamps(profile.tw_recycle_needs_timestamp)
         self.fastopen_cookies: dict[bytes, bytes] = {}
         """Fast Open cookies the server gave out, by client and server address."""
         self.child_born: Callable[[Child, int], None] = lambda _child, _now_ns: None
         """Told of every child that enters an accept queue."""
+
+    @property
+    def recycles(self) -> bool:
+        """Whether tcp_tw_recycle is at work."""
+        return bool(self.settings.tcp_tw_recycle and self.profile.tw_recycle)
 
     def open(
         self,

@@ -64,10 +64,7 @@ class Firing:
     def _due(self, request: Request) -> None:
         listener = request.listener
         if not listener.listening and request.child is None:
-            listener.remove(request)
-            self._journal.event(
-                self._route.of(request.key), request.due, "expired", request.key, "its listener is closed"
-            )
+            self._orphaned(request, request.due)
             return
         expire, send = listener.timer_plan(request)
         clock = self._stack.clock
@@ -94,11 +91,19 @@ class Firing:
         heapq.heappush(self._windows, (deadline, self._serial, request, request.timer, expire))
         self.edge_ns = self._windows[0][0]
 
+    def _orphaned(self, request: Request, when: int) -> None:
+        """The timer finds the listener closed: the request goes, and nothing is sent."""
+        request.listener.remove(request)
+        track = self._route.of(request.key)
+        self._journal.event(track, when, "expired", request.key, "its listener is closed")
+
     def close_window(self) -> None:
         """The first window is over: its timer has fired, and the wire has shown nothing so far."""
         deadline, _, request, timer, expire = heapq.heappop(self._windows)
         self.edge_ns = self._windows[0][0] if self._windows else NEVER
-        if request.timer == timer:
+        if request.timer == timer and not request.listener.listening and request.child is None:
+            self._orphaned(request, deadline)
+        elif request.timer == timer:
             plan_expire, send = request.listener.timer_plan(request)
             expire = expire or plan_expire
             if (

@@ -62,6 +62,10 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
     "out_of_window_limited": ("out of window answered", {True: "at a limited rate", False: "every time"}),
     "counts_syn_retrans": ("counter TCPSynRetrans", _YES_NO),
     "established_syn_acked": ("SYN on an established connection", {True: "challenge ACK", False: "ignored"}),
+    "tw_recycle": ("tcp_tw_recycle", {True: "refuses old timestamps of an address", False: "does not exist"}),
+    "tw_recycle_needs_timestamp": (
+        "tcp_tw_recycle, no timestamp", {True: "dropped", False: "let through"},
+    ),
     "timewait_acks_limited": ("ACKs from TIME_WAIT", {True: "at most every 500 ms", False: "not limited"}),
     "fastopen_option_34": (
         "Fast Open option of RFC 7413", {True: "known", False: "only the experimental one"},
@@ -69,6 +73,7 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
     "fastopen_counts_every_syn": (
         "TCPFastOpenPassive counts", {True: "every SYN with data, child or not", False: "children made"},
     ),
+    "fastopen_flag_1000": ("tcp_fastopen flag 0x1000", {True: "every SYN is a Fast Open", False: "unknown"}),
     "fastopen_clamped": ("Fast Open queue limited by somaxconn", _YES_NO),
     "request_takes_tsval": (
         "ignored segment moves ts_recent", {True: "yes, later SYN-ACKs echo it", False: "no"},

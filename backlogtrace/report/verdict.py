@@ -25,6 +25,8 @@ COOKIE_REFUSED: Kind = ("overflow", "cookie_accept_queue_full")
 RESET: Kind = ("rst", "abort_on_overflow")
 ACCEPT_QUEUE_FULL = (SYN_REFUSED, ACK_REFUSED, COOKIE_REFUSED, RESET)
 
+RECYCLED: Kind = ("dropped", "tw_recycle_paws")
+
 SYN_QUEUE_FULL: Kind = ("dropped", "syn_queue_full")
 SYN_QUEUE_RESERVED: Kind = ("dropped", "syn_queue_reserved")
 COOKIES: Kind = ("cookie", "syn_queue_full")
@@ -36,7 +38,7 @@ _FLOOD_SHARE = 0.2
 _FLOOD_MIN = 20
 """Fewer cookies than this prove no flood."""
 _TOLD = frozenset({
-    *ACCEPT_QUEUE_FULL, SYN_QUEUE_FULL, SYN_QUEUE_RESERVED, COOKIES, COOKIES_ALWAYS,
+    *ACCEPT_QUEUE_FULL, RECYCLED, SYN_QUEUE_FULL, SYN_QUEUE_RESERVED, COOKIES, COOKIES_ALWAYS,
     ("rst", "no_request"), ("rst", "no_listener"), ("rst", "cookie_invalid"), ("rst", "cookie_expired"),
 })  # fmt: skip
 """Kinds that have a paragraph of their own."""
@@ -76,6 +78,7 @@ def verdict(summary: ListenerSummary, spans: dict[Kind, Span], start_ns: int) ->
     _cookies_on_the_wire(result, summary)
     _accept_queue(result, summary, spans, start_ns)
     _syn_queue(result, summary, spans, start_ns)
+    _recycled(result, summary)
     _cost(result, summary)
     _requests(result, summary)
     _rest(result, summary)
@@ -249,6 +252,19 @@ def _syn_queue(result: Verdict, summary: ListenerSummary, spans: dict[Kind, Span
             f"{_was(reserved)} dropped."
         )
         result.advice.append("raise net.ipv4.tcp_max_syn_backlog, or set net.ipv4.tcp_syncookies=1")
+
+
+def _recycled(result: Verdict, summary: ListenerSummary) -> None:
+    number = summary.reasons.get(RECYCLED, 0)
+    if not number:
+        return
+    result.worse("bad", f"tcp_tw_recycle refused clients: {count(number, 'SYN')} dropped.")
+    result.story.append(
+        "With net.ipv4.tcp_tw_recycle=1 a SYN whose timestamp is older than the last one of its address is "
+        "dropped for a minute after a connection of that address was in TIME_WAIT. Clients behind one NAT "
+        f"have one address and different clocks: {count(number, 'SYN')} {_was(number)} dropped so."
+    )
+    result.advice.append("set net.ipv4.tcp_tw_recycle=0: behind NAT it breaks clients at random")
 
 
 def _cookies(result: Verdict, summary: ListenerSummary, cookies: int, when: str) -> None:

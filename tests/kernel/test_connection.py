@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.clock import PruneClock
 from backlogtrace.kernel.connection import Child, TimeWait, child_sent
+from backlogtrace.kernel.profiles import find
 from backlogtrace.segment import ACK, FIN, PSH, RST, SYN
 from tests.kernel.build import MODERN, SERVER, Server, ack, client, isn, modern_id, segment, server_isn, syn
 
@@ -259,3 +261,65 @@ def test_old_timewaits_leave_the_hash() -> None:
     server.receive(segment(FIN | ACK, 2, 70_100, ack=server_isn(2) + 2))
     assert KEY not in server.stack.ehash
     assert len(server.stack.ehash) == 1
+
+
+# ---- tcp_tw_recycle (before 4.12) ----
+
+
+def recycling(kernel: str, *, tsval: int = 5000) -> Server:
+    """A connection of client 1 with timestamps was closed by the server."""
+    profile = find(kernel)[0]
+    clock = PruneClock(0, 0) if profile.timer == "prune" else None
+    server = Server(profile, clock=clock, tcp_tw_recycle=1)
+    server.connect(1)
+    server.listener.accept()
+    sends(server, FIN | ACK, 50)
+    server.receive(segment(FIN | ACK, 1, 100, ack=server_isn(1) + 2, tsval=tsval, tsecr=900))
+    return server
+
+
+def neighbour(at: float, tsval: int) -> Segment:
+    """A SYN from another port of client 1's address: another host behind the same NAT."""
+    sent = syn(1, at, tsval=tsval, tsecr=0 if tsval >= 0 else -1)
+    return sent._replace(src=sent.src[:-2] + b"\x99\x99", seq=77)
+
+
+@pytest.mark.parametrize("kernel", ["3.10", "rhel7", "4.4.1", "4.9"])
+@pytest.mark.parametrize(("tsval", "taken"), [(4998, False), (4999, True), (5000, True), (90_000, True)])
+def test_tw_recycle_drops_older_timestamps_of_the_address(kernel: str, tsval: int, taken: bool) -> None:
+    server = recycling(kernel)
+    outcome = server.receive(neighbour(200, tsval))
+    assert outcome is (out.QUEUED if taken else out.DROP_TW_RECYCLE)
+    assert out.DROP_TW_RECYCLE.counters == {"PAWSPassive": 1, "ListenDrops": 1}
+
+
+@pytest.mark.parametrize(("kernel", "taken"), [("3.10", True), ("rhel7", False), ("4.4.1", False)])
+def test_tw_recycle_drops_syns_without_timestamp_since_3_17(kernel: str, taken: bool) -> None:
+    assert (recycling(kernel).receive(neighbour(200, -1)) is out.QUEUED) is taken
+
+
+@pytest.mark.parametrize(("ms", "taken"), [(59_000, False), (61_200, True)])
+def test_tw_recycle_forgets_after_a_minute(ms: float, taken: bool) -> None:
+    assert (recycling("rhel7").receive(neighbour(ms, 1)) is out.QUEUED) is taken
+
+
+def test_tw_recycle_lets_other_addresses_pass() -> None:
+    assert recycling("rhel7").receive(syn(2, 200, tsval=1, tsecr=0)) is out.QUEUED
+
+
+def test_tw_recycle_frees_the_4_tuple_soon() -> None:
+    assert recycling("rhel7").receive(syn(1, 300, tsval=6000, tsecr=0)) is out.QUEUED_TIMEWAIT
+    assert recycling("rhel7").receive(syn(1, 900, tsval=6000, tsecr=0)) is out.QUEUED
+
+
+@EVERY
+def test_tw_recycle_is_gone(profile: Profile) -> None:
+    server = closed_by_server(profile, tsval=5000, tcp_tw_recycle=1)
+    assert server.receive(neighbour(200, 1)) is out.QUEUED
+
+
+@EVERY
+def test_rfc1337_protects_timewait_from_resets(profile: Profile) -> None:
+    server = closed_by_server(profile, tcp_rfc1337=1)
+    server.receive(segment(RST, 1, 200, seq=NEXT + 1))
+    assert isinstance(server.stack.ehash[KEY], TimeWait)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.clock import PruneClock
 from backlogtrace.kernel.connection import child_sent
+from backlogtrace.kernel.profiles import find
 from backlogtrace.segment import ACK, FIN, RST
 from tests.kernel.build import MODERN, Server, ack, isn, modern_id, segment, syn
 
@@ -187,3 +189,15 @@ def test_child_the_server_resets_frees_its_place(profile: Profile) -> None:
     assert (server.listener.syn_length, server.listener.fastopen.qlen) == (0, 0)
     assert server.receive(with_cookie(server, 2, 9)).decision == "fastopen"
     assert [fired.client for fired in server.run(1100)] == [2]  # nothing is repeated to the first
+
+
+@pytest.mark.parametrize(
+    ("kernel", "decision"), [("3.10", "fastopen"), ("rhel7", "queued"), ("6.12", "queued")]
+)
+@pytest.mark.parametrize("data", [0, 10])
+def test_flag_1000_makes_every_syn_a_fast_open_on_3_10(kernel: str, decision: str, data: int) -> None:
+    clock = PruneClock(0, 0) if kernel != "6.12" else None
+    server = Server(find(kernel)[0], clock=clock, tcp_fastopen=0x1002, fastopen_qlen=5)
+    outcome = server.receive(syn(1, length=data))
+    assert outcome.decision == decision
+    assert ("TCPFastOpenPassive" in outcome.counters) is (decision == "fastopen")

@@ -499,6 +499,17 @@ def test_synack_to_nobody_known_comes_from_a_listener() -> None:
     assert [summary.name for summary in replay(wire, Host()).listeners] == ["10.9.0.1:80"]
 
 
+def test_timer_whose_window_outlasts_its_listener_sends_nothing() -> None:
+    """HZ is not known: the timer may fire from 980 ms on, and the listener is closed before it must have."""
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.inbound(SYN, 2, 4000)
+    wire.outbound(RST | ACK, 2, 4000.1, seq=0, ack=isn(2) + 1)
+    result = replay(wire, host(events=[HostEvent(at(1000), "close", 0)]))
+    assert [event.event for event in result.events] == ["closed", "expired"]
+    assert not result.mismatches
+
+
 def test_syn_answered_with_another_isn_shows_that_its_request_had_expired() -> None:
     wire = Wire()
     wire.syn(1, 0)

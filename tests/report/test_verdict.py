@@ -203,8 +203,8 @@ def test_mismatches_come_first_and_stay_the_headline(build: Any) -> None:
 
 
 def test_other_drops_are_named_with_their_reason(build: Any) -> None:
-    found = judge(with_reasons(build, {("dropped", "tw_recycle_paws"): 2, ("rst", "wrong_ack"): 1}))
-    assert "2 tw recycle PAWS (dropped) and 1 wrong ACK (rst)" in text(found)
+    found = judge(with_reasons(build, {("dropped", "bad_flags"): 2, ("rst", "wrong_ack"): 1}))
+    assert "2 bad flags (dropped) and 1 wrong ACK (rst)" in text(found)
 
 
 def test_the_cost_is_told_by_fate(build: Any) -> None:
@@ -244,3 +244,11 @@ def test_wire_that_shows_more_of_a_kind_than_the_model_made(
     found = judge(with_reasons(build, reasons, **seen))
     assert ("of the capture" in text(found)) is bool(said)
     assert said in text(found)
+
+
+def test_tw_recycle_is_named_with_its_cause(build: Any) -> None:
+    found = judge(with_reasons(build, {("dropped", "tw_recycle_paws"): 2}))
+    assert found.level == "bad"
+    assert "2 SYNs dropped" in found.headline
+    assert "behind one NAT" in text(found)
+    assert "net.ipv4.tcp_tw_recycle=0" in text(found)
