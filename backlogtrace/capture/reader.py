@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -56,9 +57,12 @@ class Capture:
         ports: Collection[int],
         progress: Progress | None,
         bundle: bool,
+        keep_small: bool,
     ) -> None:
         """Use open_capture()."""
+        self._again = partial(Capture, paths, reader, keep_all, ports, progress, bundle, keep_small)
         self._bundle = bundle
+        self._keep_small = keep_all or keep_small
         self.info = CaptureInfo(names=list(paths))
         self._paths = list(paths)
         self._keep_all = keep_all
@@ -80,6 +84,14 @@ class Capture:
         yield from self._chunks
         self.info.finish()
 
+    def again(self) -> Capture:
+        """The same capture once more; raises UsageError for a pipe, which can be read only once."""
+        for name in self._paths:
+            if name == STDIN or _is_pipe(name):
+                raise UsageError(f"{name}: a pipe can be read only once: write it to a file first")
+        self.close()
+        return self._again()
+
     def close(self) -> None:
         """Gives the files back."""
         self._chunks.close()
@@ -96,7 +108,8 @@ class Capture:
 
     def _single_chunks(self, file: CaptureFile) -> Generator[list[Segment | Handshake], None, None]:
         if file.is_small(SMALL):
-            yield from segment_chunks(timed_packets(file, self.info), self.info, self._keep_all, self._ports)
+            packets = timed_packets(file, self.info)
+            yield from segment_chunks(packets, self.info, self._keep_small, self._ports)
             return
         _spare_threads()
         from backlogtrace.capture import columns
@@ -109,7 +122,7 @@ class Capture:
         first_times = [first.time_ns for first in firsts]
         if sum(SMALL if first.size is None else first.size for first in firsts) <= SMALL:
             yield from segment_chunks(
-                self._merged_batches(first_times), self.info, self._keep_all, self._ports
+                self._merged_batches(first_times), self.info, self._keep_small, self._ports
             )
             return
         _spare_threads()
@@ -218,14 +231,16 @@ def open_capture(
     ports: Collection[int] = (),
     progress: Progress | None = None,
     bundle: bool = False,
+    keep_small: bool = False,
 ) -> Capture:
     """Opens one or several captures of one host; `-` is standard input.
 
     Unless `keep_all`, packets of established connections are left out (see select_plain); `ports` are taken
     for server ports even where no handshake shows it. `progress(bytes_done, bytes_total | None)` is called
-    about once per chunk. With `bundle`, ordinary handshakes may come as one Handshake each: they do in single
-    large captures that the native reader selects from. Raises CaptureError when a file cannot be read at all,
-    UsageError for an unknown reader; damage further on ends the iteration and shows in `info.problems`.
+    about once per chunk. `keep_small` is `keep_all` for captures so small that it costs nothing. With
+    `bundle`, ordinary handshakes may come as one Handshake each: they do in single large captures that the
+    native reader selects from. Raises CaptureError when a file cannot be read at all, UsageError for an
+    unknown reader; damage further on ends the iteration and shows in `info.problems`.
     """
     if reader not in READERS:
         raise UsageError(f"unknown reader {reader!r}: use one of {', '.join(READERS)}")
@@ -237,4 +252,4 @@ def open_capture(
                 raise UsageError(
                     f"{name}: a pipe cannot be merged with other captures: write it to a file first"
                 )
-    return Capture(paths, reader, keep_all, ports, progress, bundle)
+    return Capture(paths, reader, keep_all, ports, progress, bundle, keep_small)

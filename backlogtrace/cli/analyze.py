@@ -100,6 +100,7 @@ def _analyze(
             ports=model.ports,
             progress=tell,
             bundle=not model.options.routine_rows,
+            keep_small=True,
         ) as capture,  # fmt: skip
     ):
         analysis = replay(capture, model.host, model.options)

@@ -20,6 +20,7 @@ from backlogtrace.report.safe import safe
 COMMANDS = {
     "analyze": "backlogtrace.cli.analyze",
     "check": "backlogtrace.cli.check",
+    "infer": "backlogtrace.cli.infer",
     "kernels": "backlogtrace.cli.kernels",
     "lab": "backlogtrace.cli.lab",
     "schema": "backlogtrace.cli.schema",

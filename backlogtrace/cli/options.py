@@ -40,7 +40,7 @@ _MODEL = (
     click.option(
         "--accept", metavar="MODEL", default="infer", show_default=True,
         help="When the application calls accept(): immediate, never or rate=N/s; infer: as the host file "
-        "says, else immediate.",
+        "says, else worked out from the capture, with all that is not given.",
     ),
     click.option(
         "--vantage", type=click.Choice(("auto", "server", "client")), default="auto", show_default=True,

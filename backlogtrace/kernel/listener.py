@@ -114,6 +114,11 @@ class ListenSocket:
         """sk_acceptq_is_full()."""
         return len(self.accept_queue) >= self.accept_capacity
 
+    def refuses(self, segment: Segment) -> bool:
+        """sk_acceptq_is_full() when `segment` comes; where accept() is not known the wire is asked."""
+        room = self.stack.room
+        return len(self.accept_queue) >= self.accept_capacity if room is None else room(self, segment)
+
     def accept(self) -> Child | None:
         """accept(): the head of the queue, None when it is empty."""
         if not self.accept_queue:
@@ -140,7 +145,7 @@ class ListenSocket:
             cookie = True
 
         # accept queue full
-        if len(self.accept_queue) >= self.accept_capacity and self.young > profile.full_queue_admits_young:
+        if self.young > profile.full_queue_admits_young and self.refuses(syn):
             return out.DROP_BOTH_FULL if cookie else out.DROP_ACCEPT_QUEUE
 
         if cookie:
@@ -155,21 +160,32 @@ class ListenSocket:
         elif plain and self._reserved(self.qlen):
             return out.DROP_RESERVED
 
-        tstamp_ok = syn.tsval >= 0 and settings.tcp_timestamps != 0
-        request = Request(key, self, syn, tstamp_ok=tstamp_ok)
+        request = self._request(syn, key)
         outcome = out.QUEUED_TIMEWAIT if timewait else out.QUEUED
         if syn.fastopen is not None or syn.length or settings.tcp_fastopen & EVERY_SYN:
             outcome, child = classify(self, syn)
-            if child and self.accept_queue_full():
+            if child and self.refuses(syn):
                 outcome = out.QUEUED_FASTOPEN_OVERFLOW
             elif child:
                 self._fastopen_child(request, syn)
                 return outcome
-        self.stack.ehash[key] = request
+        self._hash(request, syn.time_ns)
+        return outcome
+
+    def enqueue(self, syn: Segment, key: bytes) -> None:
+        """A request for `syn`, whatever the queues are like: the wire has shown that there is one."""
+        self._hash(self._request(syn, key), syn.time_ns)
+
+    def _request(self, syn: Segment, key: bytes) -> Request:
+        tstamp_ok = syn.tsval >= 0 and self.settings.tcp_timestamps != 0
+        return Request(key, self, syn, tstamp_ok=tstamp_ok)
+
+    def _hash(self, request: Request, now_ns: int) -> None:
+        """The request enters the SYN queue (inet_csk_reqsk_queue_hash_add)."""
+        self.stack.ehash[request.key] = request
         self.qlen += 1
         self.young += 1
-        self.stack.timers.arm(request, syn.time_ns, 1)
-        return outcome
+        self.stack.timers.arm(request, now_ns, 1)
 
     def syn_queue_refuses(self, qlen: int) -> bool:
         """Whether a SYN would not be queued for the length of the SYN queue alone."""
@@ -214,7 +230,7 @@ class ListenSocket:
         if verdict != "valid":
             return out.RST_COOKIE_EXPIRED if verdict == "expired" else out.RST_COOKIE_INVALID
         # accept queue full; tcp_abort_on_overflow is not asked
-        if len(self.accept_queue) >= self.accept_capacity:
+        if self.refuses(segment):
             return out.COOKIE_OVERFLOW
         self._add_child(key, segment)
         return out.COOKIE_VALID
@@ -323,10 +339,7 @@ class ListenSocket:
         syn = synack._replace(src=synack.dst, dst=synack.src, seq=(synack.ack - 1) & _U32, tsval=synack.tsecr)
         request = Request(key, self, syn, tstamp_ok=syn.tsval >= 0)
         request.synack_seen(synack)
-        self.stack.ehash[key] = request
-        self.qlen += 1
-        self.young += 1
-        self.stack.timers.arm(request, synack.time_ns, 1)
+        self._hash(request, synack.time_ns)
         return request
 
     def revive(self, request: Request, now_ns: int) -> None:
@@ -339,7 +352,7 @@ class ListenSocket:
 
     def resume(self, key: bytes, syn: Segment, synack: Segment) -> None:
         """Make the request of a handshake that was only counted so far."""
-        request = Request(key, self, syn, tstamp_ok=syn.tsval >= 0 and self.settings.tcp_timestamps != 0)
+        request = self._request(syn, key)
         request.synack_seen(synack)
         self.stack.ehash[key] = request
         self.stack.timers.arm(request, syn.time_ns, 1)

@@ -183,7 +183,7 @@ def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: PLR0911 -
         return out.DEFERRED
 
     # accept queue full (tcp_v4_syn_recv_sock)
-    if listener.accept_queue_full():
+    if listener.refuses(segment):
         if listener.settings.tcp_abort_on_overflow:
             listener.remove(request)
             return out.ABORT_ON_OVERFLOW

@@ -61,6 +61,8 @@ class Stack:
         self.synack_of: Callable[[Segment], Segment | None] = lambda _: None
         """Likewise, for the SYN-ACK that answers a SYN."""
         self.peers = PeerStamps(profile.tw_recycle_needs_timestamp)
+        self.room: Callable[[ListenSocket, Segment], bool] | None = None
+        """Where accept() is not known: asked whether the accept queue is full when a segment comes."""
         self.fastopen_cookies: dict[bytes, bytes] = {}
         """Fast Open cookies the server gave out, by client and server address."""
         self.child_born: Callable[[Child, int], None] = lambda _child, _now_ns: None

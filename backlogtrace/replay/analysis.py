@@ -19,22 +19,26 @@ from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
 from backlogtrace.replay.cookie_witness import SideWitness
+from backlogtrace.replay.discovery import listening
 from backlogtrace.replay.engine import Replay
 from backlogtrace.replay.events import EventQueue
 from backlogtrace.replay.group import Group
 from backlogtrace.replay.host import AcceptModel, Host, HostListener
+from backlogtrace.replay.inference import Reader, infer
 from backlogtrace.replay.journal import Journal
 from backlogtrace.replay.lookahead import AHEAD_NS
 from backlogtrace.replay.route import Route
 from backlogtrace.replay.rows import Header, ListenerSummary
 from backlogtrace.replay.track import Track
-from backlogtrace.segment import ACK, HANDSHAKE, RST, SYN, endpoint, endpoint_text
+from backlogtrace.segment import endpoint, endpoint_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Literal
 
     from backlogtrace.capture import Capture
+    from backlogtrace.kernel.settings import Settings
+    from backlogtrace.replay.inference import Inference, Recording
     from backlogtrace.replay.rows import Row
     from backlogtrace.segment import Segment
 
@@ -67,39 +71,37 @@ class Analysis:
     def __init__(self, capture: Capture, host: Host | None, options: Options) -> None:
         self._capture = capture
         self._options = options
-        self._host = _merge(host or Host(), options)
-        self._given = bool(self._host.listeners)
+        self.host = _merge(host or Host(), options)
+        self._given = bool(self.host.listeners)
+        self.inference: Inference | None = None
+        """What was worked out from the capture, where anything had to be; from the first row on."""
         self.listeners: list[ListenerSummary] = []
         self.header = Header(capture=" ".join(capture.info.names))
         self._tracks: list[Track] = []
+        self._found = False
+        """Whether all listeners of the capture are known."""
         self._route = Route()
         self._ignored_listeners = 0
         self._witness: SideWitness | None = None
 
     def __iter__(self) -> Iterator[Row]:
-        profile, note, assumed = _kernel(self._host.kernel)
-        # a Handshake begins with a Segment's fields; whoever reads more asks its flags first
-        chunks = cast("Iterator[list[Segment]]", iter(self._capture.chunks()))
+        given = self.host
+        chunks = self._infer() if self._infers() else self._chunks()
+        profile, note, assumed = _kernel(self.host.kernel)
         first = next(chunks, [])
         self.header.first_ns = first[0].time_ns if first else None
-        clock = server_clock(profile, first, self._host.hz, self._host.boot_ns)
-        settings = make_settings(profile.defaults, self._host.sysctl)
+        clock = server_clock(profile, first, self.host.hz, self.host.boot_ns)
+        settings = make_settings(profile.defaults, self.host.sysctl)
         stack = Stack(profile, settings, clock)
         self._stack, self._note = stack, note
-        for listener in self._host.listeners:
+        for listener in self.host.listeners:
             self._add(endpoint(listener.address, listener.port), listener)
         for group in {id(track.group): track.group for track in self._tracks if track.group}.values():
             group.learn(self._host.events, self._tracks)
         accept = self._options.accept
         if accept.kind == "infer":
-            accept = AcceptModel("never" if self._host.accept_log else "immediate")
-            if not self._host.accept_log:
-                assumed.append("accept=immediate")
-        asked = [listener.backlog for listener in self._host.listeners] or [self._options.backlog]
-        if None in asked:
-            assumed.append(f"backlog={settings.somaxconn}")
-        missing = [name for name in _RELEVANT if name not in self._host.sysctl]
-        assumed += [f"{name}={settings.as_dict()[name]}" for name in missing]
+            accept = AcceptModel("never")  # but for the accept() calls in the host file and those worked out
+        assumed += self._assumptions(given, settings)
         away = self._options.vantage == "client"  # what the server never got is in the capture, too
         journal = Journal(
             "likely" if assumed or away else "certain",
@@ -107,11 +109,15 @@ class Analysis:
             routine=self._options.routine_rows, everything=self._options.all_packets,
         )  # fmt: skip
         if journal.certainty == "likely":
-            known = self._host.kernel is not None
-            journal.witness = SideWitness(profile, self._host.hz, kernel_known=known)
+            known = self.host.kernel is not None
+            journal.witness = SideWitness(profile, self.host.hz, kernel_known=known)
         self._witness = journal.witness
-        events = EventQueue(stack, self._route, journal, self._host, self._tracks[:], accept)
-        replay = Replay(stack, self._route, journal, events)
+        events = EventQueue(stack, self._route, journal, self.host, self._tracks[:], accept)
+        evidence = self.inference.evidence if self.inference is not None else None
+        replay = Replay(stack, self._route, journal, events, evidence)
+        if self.inference is not None:
+            self.header.mode = "infer"
+            journal.differing = self.inference.differing
         self.header.kernel = profile.name
         self.header.assumed = assumed
         collecting = gc.isenabled()
@@ -123,11 +129,55 @@ class Analysis:
                 gc.enable()
         self._finish(replay)
 
+    def _infers(self) -> bool:
+        """Whether accept() calls are to be worked out."""
+        return self._options.accept.kind == "infer" and not self.host.accept_log
+
+    def _chunks(self) -> Iterator[list[Segment]]:
+        # a Handshake begins with a Segment's fields; whoever reads more asks its flags first
+        return cast("Iterator[list[Segment]]", iter(self._capture.chunks()))
+
+    def work_out(self) -> Recording:
+        """Read the capture and work out what is not known of its host."""
+        reader = Reader(self.host.listeners, LISTENER_LIMIT, self._options.backlog)
+        reader.read(self._chunks())
+        self.inference = infer(reader, self.host)
+        self.host = self.inference.host
+        self._ignored_listeners = reader.ignored
+        self._found = True
+        return reader.recording
+
+    def _infer(self) -> Iterator[list[Segment]]:
+        """Work out what is not known of the host; the capture's packets once more."""
+        items = self.work_out().items
+        if items is not None:
+            return iter([items])
+        self._capture = self._capture.again()
+        return self._chunks()
+
+    def _assumptions(self, given: Host, settings: Settings) -> list[str]:
+        """What the user did not say and the replay takes to be so, worked out or not."""
+        assumed = ["accept=infer"] if self.inference is not None else []
+        if given.kernel is None and self.host.kernel is not None:
+            assumed.append(f"kernel={profiles.find(self.host.kernel)[0].name}")
+        backlogs = {
+            settings.somaxconn if now.backlog is None else now.backlog
+            for now in self.host.listeners
+            if not any(
+                (now.address, now.port) == (was.address, was.port) and was.backlog is not None
+                for was in given.listeners
+            )
+        } or ({settings.somaxconn} if not self.host.listeners and self._options.backlog is None else set())
+        assumed += [f"backlog={backlog}" for backlog in sorted(backlogs)]
+        values = settings.as_dict()
+        names = [name for name in values if name in _RELEVANT or name in self.host.sysctl]
+        return assumed + [f"{name}={values[name]}" for name in names if name not in given.sysctl]
+
     def _replay(self, replay: Replay, chunks: Iterator[list[Segment]]) -> Iterator[Row]:
         """Chunk by chunk, the last AHEAD_NS of each kept back so that replies can be looked up."""
         waiting: list[Segment] = []
         for chunk in chunks:
-            if not self._given:
+            if not self._given and not self._found:
                 self._discover(chunk)
             waiting += chunk
             if self._witness is not None and waiting:
@@ -149,28 +199,8 @@ class Analysis:
         yield from replay.finish()
 
     def _discover(self, chunk: list[Segment]) -> None:
-        """Listeners are who gets a SYN that no RST refuses, and who sends a SYN-ACK to no listener."""
-        known = self._route
-        refused: set[bytes] = set()
-        asked: dict[bytes, None] = {}
-        answers: dict[bytes, bytes] = {}
-        for segment in chunk:
-            flags = segment.flags
-            if flags & (SYN | HANDSHAKE):
-                if flags & ACK:
-                    refused.discard(segment.src)
-                    if segment.src not in known.exact and segment.src not in asked:
-                        answers[segment.src] = segment.dst
-                elif segment.dst not in known.exact:
-                    asked[segment.dst] = None
-            elif flags & (RST | ACK) == RST | ACK and segment.seq == 0:
-                refused.add(segment.src)
-        for end, peer in answers.items():
-            if peer not in known.exact and (peer not in asked or peer in refused):
-                asked[end] = None
-        for end in asked:
-            if end in refused:
-                continue
+        """Add the listeners that a chunk shows."""
+        for end in listening(chunk, self._route.exact):
             if len(self._tracks) >= LISTENER_LIMIT:
                 self._ignored_listeners += 1
                 continue
@@ -185,9 +215,7 @@ class Analysis:
             kernel=stack.profile.name,
             kernel_note=self._note,
             backlog=asked,
-            backlog_source="assumed"
-            if asked is None
-            else ("--backlog" if self._options.backlog is not None else "host file"),
+            backlog_source="assumed" if asked is None else self._backlog_source(given),
             effective_backlog=0,
             somaxconn=stack.settings.somaxconn,
             accept_capacity=0,
@@ -206,6 +234,13 @@ class Analysis:
         self._tracks.append(track)
         if given.opened_ns is None:
             track.open(stack, given, asked)
+
+    def _backlog_source(self, listener: HostListener) -> str:
+        if self._options.backlog is not None:
+            return "--backlog"
+        if self.inference is not None and self.inference.worked_out(listener):
+            return "inferred"
+        return "host file"
 
     def _finish(self, replay: Replay) -> None:
         info = self._capture.info
@@ -301,6 +336,18 @@ def _grade(header: Header, dropped: int, backward_ns: int) -> None:
         reasons.append(f"packets go back in time by up to {backward_ns / 1e6:.1f} ms")
         grade = max(grade, "B")
     header.quality = grade
+
+
+def infer_capture(capture: Capture, host: Host | None, options: Options | None = None) -> Inference:
+    """Work out what is not known of the host of a capture, without replaying it.
+
+    Raises UsageError for a kernel that is no kernel. Reading errors are in `capture.info.problems`.
+    """
+    analysis = Analysis(capture, host, options or Options())
+    _kernel(analysis.host.kernel)
+    analysis.work_out()
+    assert analysis.inference is not None
+    return analysis.inference
 
 
 def analyze(capture: Capture, host: Host | None, options: Options | None = None) -> Analysis:

@@ -15,6 +15,7 @@ from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, child_receive, child_sent
 from backlogtrace.kernel.request import Request
 from backlogtrace.kernel.timers import NEVER
+from backlogtrace.replay.acceptance import Acceptance
 from backlogtrace.replay.expect import Expectation
 from backlogtrace.replay.firing import Firing
 from backlogtrace.replay.journal import prove
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from backlogtrace.kernel.outcome import Outcome, Reply
     from backlogtrace.kernel.stack import Stack
     from backlogtrace.replay.events import EventQueue
+    from backlogtrace.replay.evidence import Evidence
     from backlogtrace.replay.journal import Journal
     from backlogtrace.replay.route import Route
     from backlogtrace.replay.rows import Row
@@ -44,7 +46,15 @@ _REPLY_NAMES = {"synack": "SYN-ACK", "rst": "RST", "ack": "ACK"}
 class Replay:
     """One pass over a capture."""
 
-    def __init__(self, stack: Stack, route: Route, journal: Journal, events: EventQueue) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        route: Route,
+        journal: Journal,
+        events: EventQueue,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """`evidence` of the same packets where accept() is to be worked out."""
         self.stack = stack
         self.now = 0
         self.split_at: int | None = None
@@ -60,6 +70,8 @@ class Replay:
         self._firing = Firing(stack, route, journal, self._expected, self._ahead)
         self._ordinary = Ordinary(stack, events)
         stack.member = self._member
+        self.acceptance = Acceptance(stack, route, journal, evidence) if evidence is not None else None
+        self._ordinary.acceptance = self.acceptance
         stack.witness = self._ahead.answer
         stack.synack_of = self._ahead.synack
 
@@ -76,8 +88,9 @@ class Replay:
         rows, ehash, expected = journal.rows, self.stack.ehash, self._expected.waiting
         route, exact = self._route, self._route.exact
         everything, unproved = journal.everything, journal.unproved
-        quick = not journal.routine and self.stack.profile.full_queue_admits_young < 0
-        ordinary = self._ordinary
+        ordinary, acceptance = self._ordinary, self.acceptance
+        whole = not journal.routine and self.stack.profile.full_queue_admits_young < 0
+        quick = whole and acceptance is None
         self.split_at = None
         stop = 0
         last = self.now
@@ -98,7 +111,7 @@ class Replay:
             if track is None and route.wild:
                 track = route.find(dst)
             if flags & HANDSHAKE:
-                if track is not None and not (quick and ordinary.handshake(track, segment)):  # type: ignore[arg-type]
+                if track is not None and not (whole and ordinary.handshake(track, segment)):  # type: ignore[arg-type]
                     self.split_at = index
                     break
                 continue
@@ -130,6 +143,8 @@ class Replay:
                     and not (flags & _SYN_RST or entry.fastopen or everything)
                 ):
                     child_sent(self.stack, entry, segment)
+                    if acceptance is not None and not entry.accepted and (segment.length or flags & FIN):
+                        acceptance.served(entry)
                     if unproved:
                         journal.proved(key, segment)
                     continue
@@ -167,7 +182,10 @@ class Replay:
         self._ordinary.packets_left = []
         for item in segments:
             if item.flags & HANDSHAKE:
-                singles += item.segments()  # type: ignore[attr-defined]
+                packets = item.segments()  # type: ignore[attr-defined]
+                if self.acceptance is not None:
+                    self.acceptance.whole(packets)
+                singles += packets
             else:
                 singles.append(item)
         singles.sort(key=itemgetter(0))
@@ -236,7 +254,8 @@ class Replay:
         if socket is not None and self._firing.unsettled(socket):
             self._firing.settle(socket, segment, entry)
         born = entry.born if type(entry) is Request else None
-        self._account(track, segment, key, born, self.stack.receive(segment))
+        receive = self.stack.receive if self.acceptance is None else self.acceptance.receive
+        self._account(track, segment, key, born, receive(segment))
 
     def _account(
         self, track: Track, segment: Segment, key: bytes, born: int | None, outcome: Outcome
@@ -261,11 +280,13 @@ class Replay:
         row = None
         if journal.wants(outcome.decision):
             row = journal.packet(key, track, segment, outcome, (accept, syn_low, syn_high))
-            if track.group is not None:
+            if row is not None and track.group is not None:
                 track.group.qualify(row, key)
-            if self._firing.unclear:
+            if row is not None and self._firing.unclear:
                 other = "queued" if outcome.decision == "cookie" else "cookie"
                 row.certainty, row.rivals = "undecided", (*row.rivals, other)
+            if row is not None and self.acceptance is not None and self.acceptance.open:
+                row.certainty = "undecided"
         if outcome.reply is not None:
             expectation = Expectation(key, track, outcome.reply, self.now)
             expectation.cause = segment.frame
@@ -300,6 +321,8 @@ class Replay:
         else:
             if type(entry) is Child:
                 child_sent(self.stack, entry, segment)
+                if self.acceptance is not None and not entry.accepted and (segment.length or flags & FIN):
+                    self.acceptance.served(entry)
                 self._journal.proved(key, segment)
             if kind == "rst":
                 asked = self._ahead.asked(segment)

@@ -51,6 +51,8 @@ class Journal:
         self.routine = routine or everything
         self.everything = everything
         self.rows: deque[Row] = deque()
+        self.differing: dict[int, tuple[str, ...]] = {}
+        """Packets (frames) whose decision the evidence leaves open -> the other decisions."""
         self.unproved: dict[bytes, PacketRow] = {}
         """Last row of a connection that waits for proof, by client + server endpoint."""
 
@@ -60,13 +62,16 @@ class Journal:
 
     def packet(
         self, key: bytes, track: Track, segment: Segment, outcome: Outcome, queues: tuple[int, int, int]
-    ) -> PacketRow:
+    ) -> PacketRow | None:
         """An inbound packet; `queues` are accept queue, lowest and highest SYN queue after it."""
         accept, syn_low, syn_high = queues
         rivals = self._silence_rivals if outcome.decision in _SILENT else ()
         row = PacketRow(
             segment, track.name, outcome, (accept, accept), (syn_low, syn_high), self.certainty, rivals=rivals
         )
+        if segment.frame in self.differing:
+            row.certainty = "undecided"
+            row.rivals = (*rivals, *self.differing[segment.frame])
         self.rows.append(row)
         if segment.flags & (SYN | ACK) == SYN:
             before = self.unproved.pop(key, None)
@@ -79,7 +84,7 @@ class Journal:
     def proved(self, key: bytes, later: Segment) -> None:
         """A later packet of the server settles what it did with an earlier one of the client."""
         row = self.unproved.pop(key, None)
-        if row is not None and _settle(row, later):
+        if row is not None and _settle(row, later) and row.certainty != "undecided":
             row.certainty = "certain"
 
     def sent(  # noqa: PLR0913 - the columns of a row
@@ -130,7 +135,7 @@ class Journal:
 
 def prove(row: PacketRow, reply: Segment, witness: SideWitness | None = None) -> None:
     """The server's reply shows that the row's decision is what happened, unless a cookie looks the same."""
-    if not _settle(row, reply):
+    if not _settle(row, reply) or row.certainty == "undecided":
         return
     other = _OTHER_ORIGIN.get(row.outcome.decision)
     known = witness.of(reply, reply.time_ns + AHEAD_NS) if witness is not None and other else None

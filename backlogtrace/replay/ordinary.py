@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.kernel.stack import Stack
+    from backlogtrace.replay.acceptance import Acceptance
     from backlogtrace.replay.events import EventQueue
     from backlogtrace.replay.track import Track
     from backlogtrace.segment import Handshake, Segment
@@ -35,6 +36,8 @@ class Ordinary:
     def __init__(self, stack: Stack, events: EventQueue) -> None:
         self._stack = stack
         self._events = events
+        self.acceptance: Acceptance | None = None
+        """Set where accept() is worked out."""
         self.packets = 0
         """Packets of handshakes seen."""
         self._unanswered: deque[Request] = deque()
@@ -103,7 +106,7 @@ class Ordinary:
             or track.attempts
             or track.group is not None
             or socket.defer_accept
-            or socket.accept_queue_full()
+            or (self.acceptance is None and socket.accept_queue_full())
             or socket.syn_queue_refuses(socket.qlen)
             or socket.settings.tcp_syncookies == 2  # noqa: PLR2004 - always
             or item.src + item.dst in self._stack.ehash
@@ -137,6 +140,8 @@ class Ordinary:
         socket = track.socket
         assert socket is not None
         key = item.src + item.dst
+        if self.acceptance is not None:
+            self.acceptance.make_room(socket)  # the wire shows that this one was let in
         if not socket.listening or socket.accept_queue_full():
             syn, synack, *self.packets_left = item.segments()
             socket.resume(key, syn, synack)

@@ -33,7 +33,9 @@ def journal(*, routine: bool = True, everything: bool = False) -> Journal:
 
 
 def arrives(book: Journal, segment: Segment, outcome: Outcome) -> PacketRow:
-    return book.packet(segment.src + segment.dst, TRACK, segment, outcome, (0, 1, 2))
+    row = book.packet(segment.src + segment.dst, TRACK, segment, outcome, (0, 1, 2))
+    assert row is not None
+    return row
 
 
 def later(frame: int) -> Segment:

@@ -1,0 +1,225 @@
+"""accept() worked out from the capture: where nobody logged it, the wire tells when there was room.
+
+The application is taken to call accept() as late as the evidence allows: when the wire shows that
+the kernel found room in a queue that the model has full, or that the server's application uses a
+connection (accept() takes them in order). The queue is then as long as it can have been. Where a
+packet's fate hangs on it and nothing on the wire tells, that is said. What the wire shows against
+the model is followed and counted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.connection import Child, die
+from backlogtrace.kernel.request import Request
+from backlogtrace.replay.evidence import (
+    COOKIE_SIGN,
+    FASTOPEN_SIGN,
+    FOREIGN,
+    GONE,
+    IGNORED,
+    REPEATED,
+    REPLY,
+    REQUEST_SIGN,
+    RST_REPLY,
+    SYNACK_REPLY,
+    USED,
+)
+from backlogtrace.segment import ACK, RST, SYN, end_seq
+
+if TYPE_CHECKING:
+    from backlogtrace.kernel.listener import ListenSocket
+    from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.kernel.stack import Stack
+    from backlogtrace.replay.evidence import Evidence
+    from backlogtrace.replay.journal import Journal
+    from backlogtrace.replay.route import Route
+    from backlogtrace.segment import Segment
+
+_SILENCE_NS = 50_000_000
+"""A reply to a SYN that came this short before the end of the capture may be missing."""
+_LAST_WORD_NS = 1_300_000_000
+"""Likewise for the repetition of a SYN-ACK."""
+_CLEARLY = 3  # one explanation is this much likelier than the other
+
+
+class Acceptance:
+    """Stands between replay and model while accept() is inferred."""
+
+    def __init__(self, stack: Stack, route: Route, journal: Journal, evidence: Evidence) -> None:
+        self._stack = stack
+        self._route = route
+        self._journal = journal
+        self._evidence = evidence
+        self.accepts = 0
+        """accept() calls assumed so far."""
+        self.weak = 0
+        """Those among them that only a missing SYN-ACK speaks for."""
+        self.open = False
+        """Whether the fate of the last packet is not told by the wire."""
+        stack.room = self._full
+
+    def whole(self, handshake: list[Segment]) -> None:
+        """A handshake that came as one item is replayed packet by packet: each did what it had to."""
+        self._evidence.whole(handshake)
+
+    # ---- accept() ----
+
+    def served(self, child: Child) -> None:
+        """The server's application uses a connection: it and all before it were accepted."""
+        while not child.accepted and self._accept(child.listener):
+            pass
+        child.accepted = True
+
+    def make_room(self, listener: ListenSocket) -> None:
+        """The kernel found room: some connections were accepted before."""
+        while listener.accept_queue_full() and self._accept(listener):
+            pass
+
+    def _accept(self, listener: ListenSocket) -> bool:
+        child = listener.accept()
+        if child is None:
+            return False
+        self.accepts += 1
+        self._route.of(child.key).summary.accepted += 1
+        return True
+
+    def _full(self, listener: ListenSocket, segment: Segment) -> bool:
+        """sk_acceptq_is_full() when `segment` comes, as the wire has it."""
+        full = listener.accept_queue_full()
+        bits = self._evidence.of(segment.frame)
+        if segment.flags & (SYN | ACK) == SYN:
+            grace = listener.young <= listener.profile.full_queue_admits_young
+            # with few young requests only Fast Open asks, and a SYN-ACK alone does not answer it
+            room: bool | None = bool(bits & (FASTOPEN_SIGN if grace else SYNACK_REPLY)) or None
+        else:
+            request = self._stack.ehash.get(segment.src + segment.dst)
+            room = self._room_for(listener, segment, bits, request, full=full)
+        if full and room:
+            self.make_room(listener)
+        return (full and not room) or room is False
+
+    def _room_for(
+        self, listener: ListenSocket, segment: Segment, bits: int, request: object, *, full: bool
+    ) -> bool | None:
+        """Whether the wire shows room for a segment that would complete a handshake; None: it is silent."""
+        aborts = type(request) is Request and bool(listener.settings.tcp_abort_on_overflow)
+        if bits & (REPEATED | IGNORED) or (aborts and bits & RST_REPLY):
+            if not full:
+                self._contradiction(
+                    segment,
+                    "unexpected_packet",
+                    "not let in, but the model's accept queue has room",
+                )
+            return False
+        if bits & RST_REPLY:
+            return None
+        if aborts:
+            return True
+        if bits & USED:
+            return not (full and self._taken_later(segment))
+        if full and type(request) is Request and not bits & GONE and self._would_repeat(request, segment):
+            self.weak += 1
+            return True
+        self.open = (
+            full and self.accepts > 0 and not self._evidence.refuses_next(segment.dst, segment.time_ns)
+        )
+        return None
+
+    def _taken_later(self, segment: Segment) -> bool:
+        """Whether rather a later packet of the client completed the handshake: accept() came in between.
+
+        It came before this packet or after, at some time at which nothing was refused: the longer
+        stretch is the likelier.
+        """
+        taken = self._evidence.taken_by(segment.frame)
+        if taken is None:
+            return False
+        now = segment.time_ns
+        since = self._evidence.last_refusal(segment.dst, now)
+        if since is None:
+            return False
+        early = now - since
+        late = taken - max(self._evidence.last_refusal(segment.dst, taken) or 0, now)
+        self.open = early < _CLEARLY * late and late < _CLEARLY * early
+        return late > early
+
+    def _would_repeat(self, request: Request, segment: Segment) -> bool:
+        """Whether the SYN-ACK would come again within the capture if this packet were ignored."""
+        acked, request.acked = request.acked, True
+        _, send = request.listener.timer_plan(request)
+        request.acked = acked
+        return send and self._evidence.last_ns > max(request.deadline, segment.time_ns) + _LAST_WORD_NS
+
+    # ---- following the wire ----
+
+    def receive(self, segment: Segment) -> Outcome:
+        """What the host does with an inbound segment: the model's word, unless the wire contradicts."""
+        self.open = False
+        key = segment.src + segment.dst
+        before = self._stack.ehash.get(key)
+        outcome = self._stack.receive(segment)
+        bits = self._evidence.of(segment.frame)
+        if bits & FOREIGN and outcome.reply == "rst" and not bits & RST_REPLY:
+            return self._foreign(segment, key)
+        if segment.flags & (SYN | ACK | RST) == SYN:
+            fresh = type(before) not in {Request, Child}
+            outcome = self._syn(segment, key, outcome, bits, fresh=fresh)
+        if bits & RST_REPLY and outcome.reply != "rst" and type(before) is not Child:
+            self._contradiction(segment, "unexpected_reply", f"RST seen, the model has {outcome.decision}")
+            self._forget(key)
+            return out.RST_NO_LISTENER if segment.flags & (SYN | ACK) == SYN else out.RST_NO_REQUEST
+        return outcome
+
+    def _foreign(self, segment: Segment, key: bytes) -> Outcome:
+        """A packet of a connection from before the capture, which the server does not reset."""
+        listener = self._stack.listener(segment.dst)
+        if listener is not None:
+            child = Child(key, listener, segment.tsval, end_seq(segment))
+            child.accepted = True
+            self._stack.ehash[key] = child
+        return out.PASSED
+
+    def _syn(self, syn: Segment, key: bytes, outcome: Outcome, bits: int, *, fresh: bool) -> Outcome:
+        if outcome.reply == "synack" and fresh and not bits & REPLY:
+            if syn.time_ns > self._evidence.last_ns - _SILENCE_NS:
+                return outcome
+            self._contradiction(syn, "missing_reply", "SYN-ACK predicted, none seen: the SYN was dropped")
+            self._forget(key)
+            return out.DROP_ACCEPT_QUEUE
+        if outcome.reply is None and bits & SYNACK_REPLY and outcome.decision == "dropped":
+            self._contradiction(
+                syn, "unexpected_reply", f"SYN-ACK seen, the model dropped the SYN ({outcome.reason})"
+            )
+            listener = self._stack.listener(syn.dst)
+            if listener is not None:
+                listener.enqueue(syn, key)
+            return out.QUEUED
+        if (outcome.decision == "cookie" and bits & REQUEST_SIGN) or (
+            outcome.decision == "queued" and bits & COOKIE_SIGN
+        ):
+            self._contradiction(
+                syn, "wrong_reply", f"{outcome.decision} in the model, the SYN-ACK does not look like it"
+            )
+        child = bool(bits & FASTOPEN_SIGN)
+        if syn.length and bits & SYNACK_REPLY and child != (outcome.decision == "fastopen"):
+            taken = "acknowledged" if child else "not acknowledged"
+            self._contradiction(
+                syn, "wrong_reply", f"{outcome.decision} in the model, but the data of the SYN was {taken}"
+            )
+        return outcome
+
+    def _forget(self, key: bytes) -> None:
+        entry = self._stack.ehash.get(key)
+        if type(entry) is Request:
+            entry.listener.remove(entry)
+        elif type(entry) is Child:
+            if entry in entry.listener.accept_queue:
+                entry.listener.accept_queue.remove(entry)
+            die(self._stack, entry)
+
+    def _contradiction(self, segment: Segment, what: str, detail: str) -> None:
+        key = segment.src + segment.dst
+        self._journal.mismatch(self._route.of(key), key, segment.time_ns, what, detail, segment.frame)

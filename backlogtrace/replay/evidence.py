@@ -1,0 +1,412 @@
+"""What the wire itself says of every inbound packet, whatever kernel and settings the server has.
+
+One pass over a capture, before any replay of it. Per packet of a connection that is not yet in use:
+the direct reply, whether the server repeated its SYN-ACK afterwards, whether it used the
+connection, whether the client had to send again. Knows no queue and no rule of any kernel.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN, end_seq, seq_after
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from backlogtrace.replay.route import Route
+    from backlogtrace.segment import Segment
+
+SYNACK_REPLY = 0x001
+RST_REPLY = 0x002
+ACK_REPLY = 0x004
+"""The server's next packet on the connection, before the client sent again."""
+REPEATED = 0x008
+"""The SYN-ACK came again: the packet did not complete the handshake."""
+IGNORED = 0x010
+"""The client sent the same data again, and the server had said nothing: likewise."""
+USED = 0x020
+"""The server used the connection later: it acknowledged data, or sent some."""
+COOKIE_SIGN = 0x040
+"""A SYN: the SYN-ACK that answers it looks like a SYN cookie."""
+REQUEST_SIGN = 0x080
+"""A SYN: the SYN-ACK that answers it does not look like one."""
+FASTOPEN_SIGN = 0x100
+"""A SYN: the SYN-ACK that answers it acknowledges its data."""
+GONE = 0x200
+"""The client reset the connection before the server had shown what it did with the packet."""
+FOREIGN = 0x400
+"""The connection began before the capture."""
+REPLY = SYNACK_REPLY | RST_REPLY | ACK_REPLY
+
+REPLY_NS = 300_000_000
+"""A direct reply comes within this."""
+_BURST_NS = 1_000_000_000  # the resets of one close() come closer together
+_FLOWS = 200_000  # followed at a time: a flood must not fill the memory
+_MASK = 0xFFFFFFFF
+
+
+class _Flow:
+    """One connection attempt (a client's 4-tuple and initial sequence number) while it is not in use.
+
+    Class attributes are initial values: a flood makes a million of these.
+    """
+
+    synack: int | None = None
+    """Sequence number of the last SYN-ACK."""
+    pending: tuple[tuple[int, int], ...] = ()
+    """Frame and sequence number (-1: no data) of the client's packets since then."""
+    pending_ns = 0
+    last = 0
+    """Frame of the client's last packet while it has no reply."""
+    last_ns = 0
+    used = False
+    data = False
+    """The client sent data."""
+    repeats = 0
+    asked: Segment | None = None
+    """The client's last SYN."""
+    answered: tuple[int, int] | None = None
+    """Time (ns) and timestamp of the SYN-ACK that answered it, until it is judged."""
+
+    def __init__(self, isn: int | None) -> None:
+        self.isn = isn
+        """The client's; None when the SYN was not seen."""
+
+
+class Door(NamedTuple):
+    """A listener was closed or opened, as RSTs show it."""
+
+    time_ns: int
+    open: bool
+
+
+@dataclass(slots=True)
+class Listening:
+    """What is known of a listening endpoint."""
+
+    attempts: int = 0
+    """Connection attempts that got a SYN-ACK."""
+    repeats: int = 0
+    """How often a SYN-ACK was repeated at most without being asked for."""
+    ack_resets: int = 0
+    """ACKs answered with a RST."""
+    cookie_signs: int = 0
+    fastopen: bool = False
+    """SYNs with a Fast Open option came."""
+    doors: list[Door] = field(default_factory=list)
+    refused: array[int] = field(default_factory=lambda: array("q"))
+    """Times (ns) of what was not let in: SYNs without an answer, ACKs that did not complete."""
+    taken: array[int] = field(default_factory=lambda: array("q"))
+    """Times (ns) of what was: the first packet of each connection that the server used."""
+    closed: bool = False
+    first_rst_ns: int | None = None
+    """First RST since the last sign that somebody listens."""
+    last_syn: int = 0
+    last_syn_ns: int = 0
+
+    @property
+    def trouble(self) -> int:
+        """How much of what is unusual was seen."""
+        return len(self.refused) + self.ack_resets + self.cookie_signs
+
+    def add(self, other: Listening) -> None:
+        """Add what is known of another endpoint of the same listener."""
+        self.attempts += other.attempts
+        self.repeats = max(self.repeats, other.repeats)
+        self.ack_resets += other.ack_resets
+        self.cookie_signs += other.cookie_signs
+        self.fastopen = self.fastopen or other.fastopen
+        self.doors = sorted([*self.doors, *other.doors])
+        self.refused = array("q", sorted([*self.refused, *other.refused]))
+        self.taken = array("q", sorted([*self.taken, *other.taken]))
+
+    @property
+    def troubled(self) -> bool:
+        """Whether anything but handshakes that just succeed was seen."""
+        return bool(
+            self.refused
+            or self.repeats
+            or self.ack_resets
+            or self.cookie_signs
+            or self.doors
+            or self.fastopen
+        )
+
+
+class Evidence:
+    """The evidence of a capture: `see` every segment, then `finish`."""
+
+    def __init__(self) -> None:
+        self.last_ns = 0
+        self.listening: dict[bytes, Listening] = {}
+        """By endpoint."""
+        self._bits = array("H", bytes(2048))
+        self._flows: dict[bytes, _Flow] = {}
+        self._resets: list[tuple[int, bytes]] = []
+        """When the server reset, unasked, connections on which the client had sent nothing."""
+        self._used_ns: dict[int, int] = {}
+
+    # ---- asking ----
+
+    def of(self, frame: int) -> int:
+        """What is known of a packet, as bits; 0: nothing."""
+        return self._bits[frame] if frame < len(self._bits) else 0
+
+    def taken_by(self, frame: int) -> int | None:
+        """By when a packet that is USED was taken (ns); None when a reply shows that it was at once."""
+        return self._used_ns.get(frame)
+
+    def last_refusal(self, end: bytes, before_ns: int) -> int | None:
+        """When something was last refused at a listening endpoint before `before_ns`."""
+        known = self.listening.get(end)
+        if known is None:
+            return None
+        place = bisect_left(known.refused, before_ns)
+        return known.refused[place - 1] if place else None
+
+    def refuses_next(self, end: bytes, now: int) -> bool:
+        """Whether the next that is known of a listening endpoint is that it refuses something."""
+        known = self.listening.get(end)
+        if known is None:
+            return False
+        refusal = bisect_right(known.refused, now)
+        taken = bisect_right(known.taken, now)
+        if refusal == len(known.refused):
+            return False
+        return taken == len(known.taken) or known.refused[refusal] < known.taken[taken]
+
+    # ---- taking in ----
+
+    def see(self, segments: Iterable[Segment], route: Route) -> None:
+        """Take in the next segments of a capture, in order; `route` knows the listeners among them."""
+        exact, wild = route.exact, route.wild
+        for segment in segments:
+            if segment.frame >= len(self._bits):
+                self._bits.frombytes(bytes(2 * max(len(self._bits), segment.frame)))
+            self.last_ns = segment.time_ns
+            src, dst, flags = segment.src, segment.dst, segment.flags
+            inbound = dst in exact or (bool(wild) and route.find(dst) is not None)
+            if flags & HANDSHAKE:
+                if inbound:
+                    self._bits[segment.frame] |= SYNACK_REPLY
+                    self._known(dst).attempts += 1
+                continue
+            if inbound and (src in exact or (wild and route.find(src) is not None)):  # both ends listen
+                inbound = flags & (SYN | ACK) == SYN or src + dst in self._flows
+            if inbound:
+                self._inbound(segment)
+            elif src in exact or (wild and route.find(src) is not None):
+                self._outbound(segment)
+
+    def whole(self, handshake: list[Segment]) -> None:
+        """The packets of a handshake that came as one item: each was what it had to be."""
+        for segment in handshake:
+            if segment.frame >= len(self._bits):
+                self._bits.frombytes(bytes(2 * max(len(self._bits), segment.frame)))
+        self._bits[handshake[0].frame] |= SYNACK_REPLY
+        for segment in handshake[2:]:
+            if segment.src == handshake[0].src:
+                self._bits[segment.frame] |= USED | ACK_REPLY
+
+    def finish(self) -> None:
+        """The capture is over."""
+        for known in self.listening.values():
+            if known.last_syn and not self._bits[known.last_syn] & REPLY:
+                known.refused.append(known.last_syn_ns)
+            known.refused = array("q", sorted(known.refused))
+            known.taken = array("q", sorted(known.taken))
+        bursts = _bursts(self._resets)
+        for key, flow in self._flows.items():
+            if flow.pending and not flow.used:
+                # close() of a listener resets what waits in its accept queue: this one was not in it
+                for start in bursts.get(key[len(key) // 2 :], ()):
+                    if start > flow.last_ns:
+                        self._mark_pending(flow, IGNORED)
+                        break
+        self._flows.clear()
+
+    def _known(self, end: bytes) -> Listening:
+        found = self.listening.get(end)
+        if found is None:
+            found = self.listening[end] = Listening()
+        return found
+
+    def _mark_pending(self, flow: _Flow, bit: int) -> None:
+        for frame, _ in flow.pending:
+            self._bits[frame] |= bit
+
+    def _follow(self, key: bytes, flow: _Flow) -> _Flow:
+        if len(self._flows) >= _FLOWS:
+            del self._flows[next(iter(self._flows))]
+        self._flows[key] = flow
+        return flow
+
+    def _inbound(self, segment: Segment) -> None:
+        key = segment.src + segment.dst
+        flow = self._flows.get(key)
+        flags = segment.flags
+        if flags & (SYN | ACK | RST) == SYN:
+            if flow is None:
+                flow = self._follow(key, _Flow(segment.seq))
+            flow.asked = segment
+            self._syn(segment)
+        elif flow is None:
+            flow = self._follow(key, _Flow(None))
+        if flow.isn is None:
+            self._bits[segment.frame] |= FOREIGN
+        flow.last, flow.last_ns = segment.frame, segment.time_ns
+        flow.data = flow.data or segment.length > 0
+        if flags & RST:
+            self._mark_pending(flow, GONE)
+            flow.pending = ()
+        if flow.used or flags & (SYN | RST):
+            return
+        seq = segment.seq if segment.length else -1
+        if seq >= 0:
+            again = [place for place, (_, old) in enumerate(flow.pending) if old == seq]
+            if again:
+                for frame, _ in flow.pending[: again[-1] + 1]:
+                    self._bits[frame] |= IGNORED
+                flow.pending = flow.pending[again[-1] + 1 :]
+        if not flow.pending:
+            flow.pending_ns = segment.time_ns
+        flow.pending = (*flow.pending, (segment.frame, seq))
+
+    def _syn(self, syn: Segment) -> None:
+        known = self._known(syn.dst)
+        if syn.fastopen is not None:
+            known.fastopen = True
+        if known.last_syn and not self._bits[known.last_syn] & REPLY:
+            known.refused.append(known.last_syn_ns)
+            known.first_rst_ns = None  # dropped: somebody listens
+        known.last_syn, known.last_syn_ns = syn.frame, syn.time_ns
+
+    def _outbound(self, segment: Segment) -> None:
+        key = segment.dst + segment.src
+        flow = self._flows.get(key)
+        if flow is None:
+            return
+        flags = segment.flags
+        if flags & SYN and flow.asked is not None and flow.asked.seq != flow.isn:
+            asked = flow.asked
+            if segment.ack in {end_seq(asked), (asked.seq + 1) & _MASK}:  # a new connection
+                flow = self._follow(key, _again(flow, asked))
+        self._judge(flow, segment)
+        direct = flow.last if segment.time_ns - flow.last_ns <= REPLY_NS else 0
+        if direct:
+            self._bits[direct] |= SYNACK_REPLY if flags & SYN else RST_REPLY if flags & RST else ACK_REPLY
+            flow.last = 0
+        if flags & SYN:
+            self._synack(flow, segment, asked=bool(direct))
+        elif flags & RST:
+            self._rst(key, flow, segment, direct)
+        elif not flow.used and (
+            segment.length
+            or flags & FIN
+            or (flow.isn is not None and seq_after(segment.ack, (flow.isn + 1) & _MASK))
+        ):
+            self._use(flow, segment)
+
+    def _synack(self, flow: _Flow, synack: Segment, *, asked: bool) -> None:
+        known = self._known(synack.src)
+        if flow.synack is None:
+            known.attempts += 1
+        else:
+            if not asked:
+                flow.repeats += 1
+                known.repeats = max(known.repeats, flow.repeats)
+            self._mark_pending(flow, REPEATED)
+            if flow.pending:
+                known.refused.append(flow.last_ns)
+        if asked:
+            known.first_rst_ns = None
+            if known.closed:
+                known.closed = False
+                known.doors.append(Door(synack.time_ns - 1, open=True))
+        flow.pending = ()
+        flow.synack = synack.seq
+        flow.used = False
+
+    def _rst(self, key: bytes, flow: _Flow, rst: Segment, direct: int) -> None:
+        known = self._known(rst.src)
+        if known.first_rst_ns is None:
+            known.first_rst_ns = flow.last_ns if direct else rst.time_ns
+        refuses_syn = rst.flags & ACK and not rst.seq and flow.synack is None
+        if direct and refuses_syn and flow.asked is not None and flow.asked.frame == direct:
+            if not known.closed:
+                known.closed = True
+                known.doors.append(Door(known.first_rst_ns - 1, open=False))
+            return
+        if direct:
+            if flow.pending and flow.pending[-1][0] == direct:
+                known.ack_resets += 1
+                flow.pending = flow.pending[:-1]
+            return
+        # only a connection is reset without being asked
+        if not flow.data:
+            self._resets.append((rst.time_ns, key))
+        self._mark_pending(flow, USED)
+        flow.pending = ()
+
+    def _use(self, flow: _Flow, segment: Segment) -> None:
+        flow.used = True
+        if flow.pending:
+            self._known(segment.src).taken.append(flow.pending_ns)
+        for frame, _ in flow.pending:
+            self._bits[frame] |= USED
+            if not self._bits[frame] & ACK_REPLY:
+                self._used_ns[frame] = segment.time_ns
+        flow.pending = ()
+
+    def _judge(self, flow: _Flow, segment: Segment) -> None:
+        """Whether the SYN-ACK of a flow was a cookie: by its options, or by its clock."""
+        syn = flow.asked
+        if syn is None:
+            return
+        if segment.flags & SYN:
+            if segment.time_ns - syn.time_ns > REPLY_NS or flow.last != syn.frame:
+                return
+            if syn.length and segment.ack == end_seq(syn):
+                self._bits[syn.frame] |= FASTOPEN_SIGN
+            if syn.tsval >= 0 and segment.tsval >= 0:
+                flow.answered = segment.time_ns, segment.tsval
+            elif syn.tsval < 0 and (syn.wscale >= 0 or syn.sack_ok):
+                # without timestamps there is no place for the client's options in a cookie
+                self._sign(syn, cookie=segment.wscale < 0 and not segment.sack_ok)
+            return
+        if flow.answered is None or segment.tsval < 0:
+            return
+        then_ns, tsval = flow.answered
+        flow.answered = None
+        # a cookie's timestamp is set back by up to 63 ms to carry the client's options
+        skew = ((segment.tsval - tsval) & _MASK) - (segment.time_ns // 1_000_000 - then_ns // 1_000_000)
+        if 3 <= skew < 70:  # noqa: PLR2004 - rounding of two clocks, 63 ms and a tick of 4
+            self._sign(syn, cookie=True)
+        elif -3 <= skew <= 1:  # noqa: PLR2004
+            self._sign(syn, cookie=False)
+
+    def _sign(self, syn: Segment, *, cookie: bool) -> None:
+        self._bits[syn.frame] |= COOKIE_SIGN if cookie else REQUEST_SIGN
+        self._known(syn.dst).cookie_signs += cookie
+
+
+def _again(flow: _Flow, syn: Segment) -> _Flow:
+    """The connection that `syn` has opened on a 4-tuple that was in use before."""
+    new = _Flow(syn.seq)
+    new.asked, new.last, new.last_ns = syn, flow.last, flow.last_ns
+    new.data = syn.length > 0
+    return new
+
+
+def _bursts(resets: list[tuple[int, bytes]]) -> dict[bytes, list[int]]:
+    """When listeners were closed (ns): RSTs for connections on which nobody had said anything."""
+    found: dict[bytes, list[int]] = {}
+    for time_ns, key in resets:
+        starts = found.setdefault(key[len(key) // 2 :], [])
+        if not starts or time_ns - starts[-1] >= _BURST_NS:
+            starts.append(time_ns)
+    return found

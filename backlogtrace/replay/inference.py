@@ -1,0 +1,336 @@
+"""What a capture does not show, worked out from what it shows: kernel, settings, accept().
+
+Reads the capture once for the evidence, searches for the servers that explain each listener's
+packets, and hands on what to replay the capture with. Says which packets the rivals decide
+differently. Refuses to turn a guess into a fact.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+from backlogtrace.replay.discovery import listening
+from backlogtrace.replay.evidence import Evidence, Listening
+from backlogtrace.replay.host import Host, HostListener
+from backlogtrace.replay.hypothesis import SYSCTLS, UNLIMITED, Hypothesis
+from backlogtrace.replay.route import Route
+from backlogtrace.replay.search import Found, Search, cost
+from backlogtrace.replay.track import Track
+from backlogtrace.replay.trial import attempt, blank_summary
+from backlogtrace.segment import HANDSHAKE, endpoint, endpoint_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.segment import Segment
+
+_KEPT = 300_000
+"""Packets and whole handshakes kept in memory, so that a capture need not be read twice."""
+_WINDOW = 3_000
+"""Packets of a listener that hypotheses are tried on, from shortly before the first trouble."""
+_BEFORE = 1_000
+_BUDGET = 1_500_000
+"""Packets replayed in a search."""
+_SAMPLE = 200_000
+_JUDGED = 20_000
+"""Packets of a listener that the best hypotheses are compared on in the end."""
+_RIVALS = 12
+_NEAR = 2.0
+"""A hypothesis whose cost is this close to the best one's may be the truth as well."""
+_SEARCHED = 8
+"""Listeners that are searched for; the others share what was found for them."""
+
+
+@dataclass(slots=True)
+class ListenerInference:
+    """What was worked out for one listener."""
+
+    listener: HostListener
+    name: str
+    seen: Listening
+    ranked: list[Found] = field(default_factory=list)
+    """The hypotheses that were tried to the end, the best first; empty where nothing called for a search."""
+    packets: int = 0
+    """Packets that they were tried on."""
+    first_ns: int = 0
+    """Time of the first packet of the capture."""
+
+    @property
+    def best(self) -> Hypothesis | None:
+        """The hypothesis that explains most, most plainly."""
+        return self.ranked[0].hypothesis if self.ranked else None
+
+    def variants(self, name: str) -> list[Found]:
+        """The hypotheses that differ from the best one in one field only, the better ones first."""
+        best = self.ranked[0].hypothesis
+        value = getattr(best, name)
+        return [
+            found
+            for found in self.ranked[1:]
+            if getattr(found.hypothesis, name) != value and replace(found.hypothesis, **{name: value}) == best
+        ]
+
+    def alternatives(self, name: str) -> list[Any]:
+        """Other values of one field that leave the best hypothesis as free of contradictions."""
+        best = self.ranked[0].score
+        values = [
+            getattr(found.hypothesis, name)
+            for found in self.variants(name)
+            if found.score.contradictions <= best.contradictions and found.score.weak <= best.weak
+        ]
+        return sorted(values, key=lambda value: (value is not None, value))
+
+    def runner_up(self) -> Found | None:
+        """The best hypothesis that the packets speak against, else the best that is only less usual."""
+        best = self.ranked[0]
+        against = (f for f in self.ranked if f.score.contradictions > best.score.contradictions)
+        return next(against, self.ranked[1] if len(self.ranked) > 1 else None)
+
+    def near(self) -> list[Found]:
+        """The best hypothesis and those that explain the packets about as well."""
+        return [found for found in self.ranked if found.cost <= self.ranked[0].cost + _NEAR][:_RIVALS]
+
+
+@dataclass(slots=True)
+class Inference:
+    """What was worked out for a capture."""
+
+    evidence: Evidence
+    host: Host
+    """The facts to replay the capture with."""
+    listeners: list[ListenerInference]
+    differing: dict[int, tuple[str, ...]]
+    """Packets (frames) that near rivals decide differently -> their other decisions."""
+
+    def worked_out(self, listener: HostListener) -> bool:
+        """Whether the backlog of a listener comes from the capture."""
+        return any(
+            one.best is not None and one.listener.backlog is None
+            for one in self.listeners
+            if (one.listener.address, one.listener.port) == (listener.address, listener.port)
+        )
+
+
+class Recording:
+    """The packets of a capture as they are read the first time, as far as they are kept."""
+
+    def __init__(self) -> None:
+        self.items: list[Segment] | None = []
+        """All of them in order; None when there were too many."""
+        self.sample: list[Segment] = []
+        """Those around the first trouble."""
+        self._before: deque[Segment] = deque(maxlen=_BEFORE)
+
+    def add(self, chunk: list[Segment], *, troubled: bool) -> None:
+        """The next packets; `troubled`: whether anything unusual was seen up to their end."""
+        if self.items is not None:
+            self.items += chunk
+            if len(self.items) > _KEPT:
+                self.items = None
+        if troubled and len(self.sample) < _SAMPLE:
+            self.sample += [*self._before, *chunk]
+            self._before.clear()
+        elif not troubled:
+            self._before.extend(chunk)
+
+
+class Reader:
+    """The first pass over a capture: finds listeners, gathers evidence, keeps packets."""
+
+    def __init__(self, listeners: list[HostListener], limit: int, backlog: int | None) -> None:
+        self.evidence = Evidence()
+        self.recording = Recording()
+        self.listeners = list(listeners)
+        self._given = bool(listeners)
+        self._limit = limit
+        self._backlog = backlog
+        self.first_ns = 0
+        self.ignored = 0
+        """Listeners beyond the limit."""
+        self._route = Route()
+        for listener in listeners:
+            self._serve(endpoint(listener.address, listener.port))
+
+    def read(self, chunks: Iterable[list[Segment]]) -> None:
+        """Read all of it."""
+        evidence = self.evidence
+        for chunk in chunks:
+            self.first_ns = self.first_ns or chunk[0].time_ns
+            if not self._given:
+                for end in listening(chunk, self._route.exact):
+                    if len(self.listeners) >= self._limit:
+                        self.ignored += 1
+                        continue
+                    self._serve(end)
+                    address, _, port = endpoint_text(end).rpartition(":")
+                    self.listeners.append(HostListener(address.strip("[]"), int(port), self._backlog))
+            evidence.see(chunk, self._route)
+            self.recording.add(chunk, troubled=self._troubled())
+        items = self.recording.items
+        if items is not None and self._troubled() and any(item.flags & HANDSHAKE for item in items):
+            # how the reader put handshakes together must make no difference to what is found
+            self.recording.items = items = singles(items)
+            self.evidence = evidence = Evidence()
+            evidence.see(items, self._route)
+        evidence.finish()
+
+    def _troubled(self) -> bool:
+        return any(known.troubled for known in self.evidence.listening.values())
+
+    def _serve(self, end: bytes) -> None:
+        self._route.add(end, Track(endpoint_text(end), end, None, blank_summary()))
+
+
+def infer(reader: Reader, host: Host) -> Inference:
+    """Work out what `host` does not say about the listeners of a capture that was read."""
+    evidence, recording = reader.evidence, reader.recording
+    found = [
+        ListenerInference(
+            listener, endpoint_text(endpoint(listener.address, listener.port)), _seen(evidence, listener)
+        )
+        for listener in reader.listeners
+    ]
+    troubled = sorted(
+        (one for one in found if one.seen.troubled), key=lambda one: one.seen.trouble, reverse=True
+    )[:_SEARCHED]
+    shared = _fixed(host)
+    differing: dict[int, tuple[str, ...]] = {}
+    for one in troubled:
+        segments = list(islice(_of_listener(recording, one.listener), _JUDGED))
+        fixed = {**shared, **_fixed_listener(one.listener)}
+        search = Search(
+            segments[:_WINDOW], evidence, one.listener, replace(host, listeners=[], events=[]),
+            seen=one.seen, fixed=fixed, budget=_BUDGET,
+        )  # fmt: skip
+        one.ranked = search.run()
+        one.packets = len(segments)
+        one.first_ns = reader.first_ns
+        if len(segments) > _WINDOW:
+            one.ranked = _judged(search, one.near(), segments, evidence)
+        differing |= _differing(search, one.near(), segments, evidence)
+        best = one.ranked[0].hypothesis
+        shared.update({name: getattr(best, name) for name in ("kernel", *SYSCTLS)})
+    return Inference(evidence, _facts(host, found, shared), found, differing)
+
+
+def singles(items: list[Segment]) -> list[Segment]:
+    """The packets, with every whole handshake taken apart."""
+    packets: list[Segment] = []
+    for item in items:
+        if item.flags & HANDSHAKE:
+            packets += item.segments()  # type: ignore[attr-defined]
+        else:
+            packets.append(item)
+    packets.sort(key=itemgetter(0))
+    return packets
+
+
+def _seen(evidence: Evidence, listener: HostListener) -> Listening:
+    """What is known of a listener; of all addresses that a wildcard serves together."""
+    total = Listening()
+    for end, known in evidence.listening.items():
+        if _serves(listener, end):
+            total.add(known)
+    return total
+
+
+def _serves(listener: HostListener, end: bytes) -> bool:
+    own = endpoint(listener.address, listener.port)
+    if any(own[:-2]):
+        return own == end
+    return own[-2:] == end[-2:] and (len(own) == len(end) or listener.address == "::")
+
+
+def _of_listener(recording: Recording, listener: HostListener) -> Iterator[Segment]:
+    """The packets of one listener, as far as they were kept."""
+    serves: dict[bytes, bool] = {}
+    for segment in recording.sample if recording.items is None else recording.items:
+        for end in (segment.src, segment.dst):
+            if end not in serves:
+                serves[end] = _serves(listener, end)
+        if serves[segment.dst] or (serves[segment.src] and not segment.flags & HANDSHAKE):
+            yield segment
+
+
+def _fixed(host: Host) -> dict[str, object]:
+    """Fields of Hypothesis that the user has given."""
+    fixed: dict[str, object] = {
+        name: host.sysctl[full] for name, full in SYSCTLS.items() if full in host.sysctl
+    }
+    if host.kernel is not None:
+        fixed["kernel"] = host.kernel
+    return fixed
+
+
+def _fixed_listener(listener: HostListener) -> dict[str, object]:
+    given = {
+        "backlog": listener.backlog,
+        "defer": listener.defer_accept,
+        "fastopen_qlen": listener.fastopen_qlen,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _judged(search: Search, rivals: list[Found], segments: list[Segment], evidence: Evidence) -> list[Found]:
+    """The best hypotheses again, by more of the packets."""
+    judged = []
+    for rival in rivals:
+        score = attempt(segments, evidence, search.host(rival.hypothesis))
+        assert score is not None
+        judged.append(Found(cost(rival.hypothesis, score), rival.hypothesis, score))
+    return sorted(judged)
+
+
+def _differing(
+    search: Search, rivals: list[Found], segments: list[Segment], evidence: Evidence
+) -> dict[int, tuple[str, ...]]:
+    """Packets that near rivals decide differently from the best hypothesis."""
+    if len(rivals) < 2:  # noqa: PLR2004 - nothing to compare
+        return {}
+    decided: list[dict[int, Outcome]] = []
+    for rival in rivals:
+        decisions: dict[int, Outcome] = {}
+        attempt(segments, evidence, search.host(rival.hypothesis), decisions=decisions)
+        decided.append(decisions)
+    best = decided[0]
+    others: dict[int, dict[str, None]] = {}
+    for decisions in decided[1:]:
+        for frame, outcome in decisions.items():
+            if frame in best and outcome.decision != best[frame].decision:
+                others.setdefault(frame, {})[outcome.decision] = None
+    return {frame: tuple(names) for frame, names in others.items()}
+
+
+def _facts(host: Host, found: list[ListenerInference], shared: dict[str, object]) -> Host:
+    """The host file that says what was worked out."""
+    listeners, events, changes = [], [], []
+    for index, one in enumerate(found):
+        best = one.best
+        if best is None:
+            listeners.append(one.listener)
+            continue
+        facts = best.host(one.listener, Host(), one.seen.doors)
+        listeners.append(facts.listeners[0])
+        for event in facts.events:
+            if event.op == "sysctl":
+                changes.append(event)
+            else:
+                events.append(replace(event, listener=index))
+    sysctl = {full: value for name, full in SYSCTLS.items() if isinstance(value := shared.get(name), int)}
+    if sysctl:
+        largest = max((listener.backlog or 0 for listener in listeners), default=0)
+        sysctl["net.core.somaxconn"] = max(largest, UNLIMITED)
+    return replace(
+        host,
+        kernel=str(shared["kernel"]) if "kernel" in shared else host.kernel,
+        sysctl={"net.core.somaxconn": max(largest, UNLIMITED), **sysctl, **host.sysctl}
+        if sysctl
+        else host.sysctl,
+        listeners=listeners,
+        events=sorted({*events, *changes}, key=lambda event: event.time_ns),
+    )

@@ -1,0 +1,211 @@
+"""Which server explains a listener's packets: hypotheses tried one after another, ranked.
+
+Starts from usual servers, varies one thing at a time from the best ones, and at last tries that
+something was changed on the way. Keeps everything it tried, so that rivals can be named.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from backlogtrace.replay.hypothesis import KERNELS, UNLIMITED, Change, Hypothesis
+from backlogtrace.replay.trial import Score, attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from backlogtrace.replay.evidence import Evidence, Listening
+    from backlogtrace.replay.host import Host, HostListener
+    from backlogtrace.segment import Segment
+
+_FIRST_KERNELS = ("6.12", "4.18-el8", "4.4.1", "3.10-el7")
+"""One of each kind of queue rules."""
+_MAX_SYN_BACKLOG = (2048, 4096, 1024, 512, 256, 128, 64, 32, 16, 8, 4)
+_DEFER = (0, 1, 3, 7, 15, 31)
+"""Seconds that give 0, 1 … 5 silent timer events (secs_to_retrans)."""
+_FASTOPEN: tuple[tuple[int, int | None], ...] = (
+    (1, None), (3, None), (3, 1), (3, 2), (3, 4), (3, 8), (3, 16), (515, None), (1027, None), (1539, None),
+)  # fmt: skip
+_BACKLOGS = (
+    49,
+    50,
+    63,
+    64,
+    99,
+    100,
+    127,
+    128,
+    199,
+    200,
+    255,
+    256,
+    299,
+    300,
+    399,
+    400,
+    499,
+    500,
+    511,
+    512,
+    1023,
+    1024,
+    2047,
+    2048,
+)
+_ALL_BACKLOGS = 64  # up to here every number is tried
+_WIDTH = 4  # hypotheses varied at a time
+_SLACK = 3  # a trial goes on for so many contradictions more than the best one has
+_CONTRADICTION = 6.0  # -log of how rarely the wire contradicts the truth
+_CHANGE_TIMES = 8
+_CHANGES = 3
+
+
+class Found(NamedTuple):
+    """A hypothesis that was tried to the end."""
+
+    cost: float
+    """Contradictions first, then implausibility; lower is better, and 2 more is much."""
+    hypothesis: Hypothesis
+    score: Score
+
+
+class Search:
+    """The hypotheses for one listener.
+
+    `fixed` names the fields of Hypothesis that are known, with their values.
+    """
+
+    def __init__(
+        self,
+        segments: list[Segment],
+        evidence: Evidence,
+        listener: HostListener,
+        base: Host,
+        *,
+        seen: Listening,
+        fixed: dict[str, object],
+        budget: int,
+    ) -> None:
+        self._segments = segments
+        self._evidence = evidence
+        self._listener = listener
+        self._base = base
+        self._seen = seen
+        self._fixed = fixed
+        self._left = budget
+        """Packets that may still be replayed."""
+        self._tried: dict[Hypothesis, Score | None] = {}
+        self._least = 1 << 62
+        self._backlogs = self._possible_backlogs()
+
+    def run(self) -> list[Found]:
+        """Search; everything that was tried to the end, the best first."""
+        seen = self._seen
+        start = Hypothesis()
+        self._try(start)
+        retries = {5, seen.repeats}
+        fastopen = _FASTOPEN[:2] if seen.fastopen else _FASTOPEN[:1]
+        for kernel in _FIRST_KERNELS:
+            for syncookies in (1, 0, 2):
+                for abort in (0, 1) if seen.ack_resets else (0,):
+                    for flags, qlen in fastopen:
+                        for repeats in retries:
+                            like = replace(
+                                start, kernel=kernel, syncookies=syncookies, abort=abort,
+                                fastopen=flags, fastopen_qlen=qlen, retries=repeats,
+                            )  # fmt: skip
+                            self._try_backlogs(like)
+        for defer in _DEFER[1:5]:
+            for repeats in retries:
+                self._try_backlogs(replace(start, defer=defer, retries=repeats))
+        self._climb()
+        for _ in range(_CHANGES):
+            if not self._find_change():
+                break
+        return self.ranked()
+
+    def ranked(self) -> list[Found]:
+        """Everything that was tried to the end, the best first."""
+        return sorted(
+            Found(cost(h, score), h, score) for h, score in self._tried.items() if score is not None
+        )
+
+    def host(self, hypothesis: Hypothesis) -> Host:
+        """The host file that says the same."""
+        return hypothesis.host(self._listener, self._base, self._seen.doors)
+
+    def _try(self, hypothesis: Hypothesis) -> None:
+        if self._fixed:
+            hypothesis = replace(hypothesis, **self._fixed)  # type: ignore[arg-type]
+        if hypothesis in self._tried or self._left < 0:
+            return
+        self._left -= len(self._segments)
+        score = attempt(self._segments, self._evidence, self.host(hypothesis), limit=self._least + _SLACK)
+        self._tried[hypothesis] = score
+        if score is not None:
+            self._least = min(self._least, score.contradictions)
+
+    def _try_backlogs(self, like: Hypothesis) -> None:
+        for backlog in self._backlogs:
+            self._try(replace(like, backlog=backlog))
+
+    def _climb(self) -> None:
+        """Vary the best ones until nothing better is found."""
+        done: set[Hypothesis] = set()
+        while todo := [f.hypothesis for f in self.ranked()[:_WIDTH] if f.hypothesis not in done]:
+            for hypothesis in todo:
+                done.add(hypothesis)
+                for change in self._variations():
+                    self._try(replace(hypothesis, **change))  # type: ignore[arg-type]
+
+    def _find_change(self) -> bool:
+        """Whether a change on the way, just before something contradicts, explains more."""
+        best = self.ranked()[0]
+        if not best.score.contradictions:
+            return False
+        for found in self.ranked()[:3]:
+            times = sorted({noted.time_ns - 1 for noted in found.score.noted})[:_CHANGE_TIMES]
+            for when in times:
+                for backlog in self._backlogs:
+                    self._try_change(found.hypothesis, Change(when, "listen", backlog))
+                for value in (0, 1, 2):
+                    self._try_change(found.hypothesis, Change(when, "net.ipv4.tcp_syncookies", value))
+                for value in (0, 1):
+                    self._try_change(found.hypothesis, Change(when, "net.ipv4.tcp_abort_on_overflow", value))
+        if self.ranked()[0].cost >= best.cost:
+            return False
+        self._try_backlogs(self.ranked()[0].hypothesis)
+        for kernel in KERNELS:
+            self._try(replace(self.ranked()[0].hypothesis, kernel=kernel))
+        return True
+
+    def _try_change(self, hypothesis: Hypothesis, change: Change) -> None:
+        self._try(replace(hypothesis, changes=(*hypothesis.changes, change)))
+
+    def _possible_backlogs(self) -> list[int]:
+        most = self._seen.attempts
+        few = list(range(min(most, _ALL_BACKLOGS) + 1))
+        return [*few, *(n for n in _BACKLOGS if few[-1] < n <= most), UNLIMITED]
+
+    def _variations(self) -> Iterator[Mapping[str, object]]:
+        yield from ({"kernel": kernel} for kernel in KERNELS)
+        yield from ({"retries": n} for n in range(max(7, self._seen.repeats + 2)))
+        yield from ({"syncookies": n} for n in (0, 1, 2))
+        yield from ({"abort": n} for n in (0, 1))
+        yield from ({"max_syn_backlog": n} for n in _MAX_SYN_BACKLOG)
+        yield from ({"defer": n} for n in _DEFER)
+        if self._seen.fastopen:
+            yield from ({"fastopen": flags, "fastopen_qlen": qlen} for flags, qlen in _FASTOPEN)
+        yield from ({"backlog": n} for n in self._backlogs)
+
+
+def cost(hypothesis: Hypothesis, score: Score) -> float:
+    """How badly a hypothesis explains what was seen; the unit is that of a negative log likelihood."""
+    return (
+        _CONTRADICTION * score.contradictions
+        + hypothesis.implausibility()
+        + 0.25 * math.log2(1 + score.accepts)
+        + 0.8 * score.weak
+    )

@@ -1,0 +1,148 @@
+"""A hypothesis tried on a capture: how much of what the wire shows contradicts it.
+
+Replays the packets without making rows. Refuses to say what a hypothesis is worth.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from backlogtrace.kernel import profiles
+from backlogtrace.kernel.settings import make_settings
+from backlogtrace.kernel.stack import Stack
+from backlogtrace.replay.calibrate import server_clock
+from backlogtrace.replay.engine import Replay
+from backlogtrace.replay.events import EventQueue
+from backlogtrace.replay.host import AcceptModel
+from backlogtrace.replay.journal import Journal
+from backlogtrace.replay.route import Route
+from backlogtrace.replay.rows import ListenerSummary
+from backlogtrace.replay.track import Track
+from backlogtrace.segment import endpoint, endpoint_text
+
+if TYPE_CHECKING:
+    from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.replay.evidence import Evidence
+    from backlogtrace.replay.host import Host
+    from backlogtrace.replay.rows import PacketRow
+    from backlogtrace.segment import Segment
+
+_NOTED = 64
+
+
+class Contradiction(NamedTuple):
+    """Something the wire shows that the hypothesis does not allow."""
+
+    time_ns: int
+    frame: int | None
+    detail: str
+
+
+class Score(NamedTuple):
+    """How well a hypothesis explains a capture."""
+
+    contradictions: int
+    accepts: int
+    """accept() calls that had to be assumed."""
+    weak: int
+    """Those among them that only a missing SYN-ACK speaks for."""
+    noted: tuple[Contradiction, ...]
+    """The first contradictions, by time."""
+
+
+def blank_summary() -> ListenerSummary:
+    """Totals of a listener that nobody will ask for."""
+    return ListenerSummary("", "", "", None, "", 0, 0, 0, 0, {})
+
+
+class _TooManyError(Exception):
+    """More contradictions than the hypothesis is allowed."""
+
+
+class _Tally(Journal):
+    """Keeps no rows; counts what contradicts, and notes decisions if asked to."""
+
+    def __init__(self, limit: int, decisions: dict[int, Outcome] | None) -> None:
+        super().__init__("likely", routine=False, everything=False)
+        self.found = 0
+        self.noted: list[Contradiction] = []
+        self._limit = limit
+        self._decisions = decisions
+
+    def wants(self, decision: str) -> bool:  # noqa: ARG002 - the same for all
+        """Whether a packet with this decision is asked for."""
+        return self._decisions is not None
+
+    def packet(
+        self, key: bytes, track: Track, segment: Segment, outcome: Outcome, queues: tuple[int, int, int]
+    ) -> PacketRow | None:
+        """Note the decision."""
+        del key, track, queues
+        assert self._decisions is not None
+        self._decisions[segment.frame] = outcome
+        return None
+
+    def sent(self, *_args: object, **_options: object) -> None:
+        """Not kept."""
+
+    def event(self, *_args: object, **_options: object) -> None:
+        """Not kept."""
+
+    def mismatch(
+        self, track: Track, key: bytes, when: int, what: str, detail: str, frame: int | None = None
+    ) -> None:
+        """Count it."""
+        del track, key, what
+        self.found += 1
+        if self.found > self._limit:
+            raise _TooManyError
+        if len(self.noted) < _NOTED:
+            self.noted.append(Contradiction(when, frame, detail))
+
+
+def attempt(
+    segments: list[Segment],
+    evidence: Evidence,
+    host: Host,
+    *,
+    limit: int = 1 << 62,
+    decisions: dict[int, Outcome] | None = None,
+) -> Score | None:
+    """Replay `segments` with `host` as the facts and accept() worked out; None above `limit` contradictions.
+
+    `decisions` gets the decision of every inbound packet, by frame.
+    """
+    assert host.kernel is not None
+    profile, _ = profiles.find(host.kernel)
+    stack = Stack(
+        profile,
+        make_settings(profile.defaults, host.sysctl),
+        server_clock(profile, segments, host.hz, host.boot_ns),
+    )
+    route = Route()
+    tracks = []
+    for given in host.listeners:
+        end = endpoint(given.address, given.port)
+        track = Track(endpoint_text(end), end, None, blank_summary())
+        track.open(stack, given, given.backlog)
+        tracks.append(track)
+        route.add(end, track)
+    journal = _Tally(limit, decisions)
+    events = EventQueue(stack, route, journal, host, tracks, AcceptModel("never"))
+    replay = Replay(stack, route, journal, events, evidence)
+    replay.last_ns = segments[-1].time_ns if segments else 0
+    try:
+        left = segments
+        for _ in replay.run(left, len(left)):
+            pass
+        while replay.split_at is not None:
+            left = replay.single(left[replay.split_at :])
+            for _ in replay.run(left, len(left)):
+                pass
+        for _ in replay.finish():
+            pass
+    except _TooManyError:
+        return None
+    acceptance = replay.acceptance
+    assert acceptance is not None
+    return Score(journal.found, acceptance.accepts, acceptance.weak, tuple(sorted(journal.noted)))
