@@ -135,7 +135,7 @@ class Journal:
 
 def prove(row: PacketRow, reply: Segment, witness: SideWitness | None = None) -> None:
     """The server's reply shows that the row's decision is what happened, unless a cookie looks the same."""
-    if not _settle(row, reply) or row.certainty == "undecided":
+    if not _settle(row, reply):
         return
     other = _OTHER_ORIGIN.get(row.outcome.decision)
     known = witness.of(reply, reply.time_ns + AHEAD_NS) if witness is not None and other else None
