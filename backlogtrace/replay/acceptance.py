@@ -175,7 +175,7 @@ class Acceptance:
 
     def _foreign(self, segment: Segment, key: bytes) -> Outcome:
         """A packet of a connection from before the capture, which the server does not reset."""
-        listener = self._stack.listener(segment.dst)
+        listener = self._stack.listener(segment)
         if listener is not None:
             child = Child(key, listener, segment.tsval, end_seq(segment))
             child.accepted = True
@@ -193,7 +193,7 @@ class Acceptance:
             self._contradiction(
                 syn, "unexpected_reply", f"SYN-ACK seen, the model dropped the SYN ({outcome.reason})"
             )
-            listener = self._stack.listener(syn.dst)
+            listener = self._stack.listener(syn)
             if listener is not None:
                 listener.enqueue(syn, key)
             return out.QUEUED

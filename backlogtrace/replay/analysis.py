@@ -97,10 +97,11 @@ class Analysis:
         for listener in self.host.listeners:
             self._add(endpoint(listener.address, listener.port), listener)
         for group in {id(track.group): track.group for track in self._tracks if track.group}.values():
-            group.learn(self._host.events, self._tracks)
+            group.learn(self.host.events, self._tracks)
         accept = self._options.accept
         if accept.kind == "infer":
-            accept = AcceptModel("never")  # but for the accept() calls in the host file and those worked out
+            logged = self.host.accept_log or self.inference is not None
+            accept = AcceptModel("never" if logged else "immediate")  # but for those logged or worked out
         assumed += self._assumptions(given, settings)
         away = self._options.vantage == "client"  # what the server never got is in the capture, too
         journal = Journal(
@@ -131,7 +132,9 @@ class Analysis:
 
     def _infers(self) -> bool:
         """Whether accept() calls are to be worked out."""
-        return self._options.accept.kind == "infer" and not self.host.accept_log
+        ends = {(listener.address, listener.port) for listener in self.host.listeners}
+        alone = len(ends) == len(self.host.listeners)  # which socket of a group was served is not worked out
+        return self._options.accept.kind == "infer" and not self.host.accept_log and alone
 
     def _chunks(self) -> Iterator[list[Segment]]:
         # a Handshake begins with a Segment's fields; whoever reads more asks its flags first
@@ -158,6 +161,8 @@ class Analysis:
     def _assumptions(self, given: Host, settings: Settings) -> list[str]:
         """What the user did not say and the replay takes to be so, worked out or not."""
         assumed = ["accept=infer"] if self.inference is not None else []
+        if self.inference is None and self._options.accept.kind == "infer" and not self.host.accept_log:
+            assumed = ["accept=immediate"]
         if given.kernel is None and self.host.kernel is not None:
             assumed.append(f"kernel={profiles.find(self.host.kernel)[0].name}")
         backlogs = {

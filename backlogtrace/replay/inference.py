@@ -160,6 +160,8 @@ class Reader:
         """Read all of it."""
         evidence = self.evidence
         for chunk in chunks:
+            if not chunk:
+                continue
             self.first_ns = self.first_ns or chunk[0].time_ns
             if not self._given:
                 for end in listening(chunk, self._route.exact):
