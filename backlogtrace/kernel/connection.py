@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
-from backlogtrace.kernel.fastopen import pending_receive, release
+from backlogtrace.kernel.fastopen import leave_syn_recv, pending_receive, release
 from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq, seq_after
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ class Child:
     accepted = False
     fastopen: Request | None = None
     """Fast Open: the request whose handshake is not complete yet."""
+    half_open = False
+    """Made by a SYN-ACK, which it then challenges as a connection would: still in SYN_RECV."""
     dead = False
     doubtful = False
     """It may be over: a RST may have ended it, or the last ACK of its closing was not seen."""
@@ -99,6 +101,8 @@ class PeerStamps:
 def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
     """A segment for a full socket: passed, unless it is a SYN or ends the connection."""
     flags = segment.flags
+    if child.half_open and flags & (SYN | ACK) == ACK:
+        leave_syn_recv(child)
     if child.fastopen is not None:
         outcome = pending_receive(child, child.fastopen, segment)
         if outcome is out.FASTOPEN_ABORTED:
@@ -144,6 +148,7 @@ def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
         child.doubtful = False
         child.plain = child.fin_seq_out is None
     if segment.flags & FIN:
+        leave_syn_recv(child)
         if child.fastopen is not None and child.fin_seq_out is None:
             child.listener.fastopen.pending -= 1  # closed before the handshake is complete: FIN_WAIT1
         child.fin_seq_out = end_seq(segment)
@@ -184,6 +189,7 @@ def closing_receive(stack: Stack, child: Child, segment: Segment) -> Outcome | N
 def die(stack: Stack, child: Child) -> None:
     """The socket is gone; if it was not accepted it still occupies the accept queue."""
     child.dead = True
+    leave_syn_recv(child)
     if stack.ehash.get(child.key) is child:
         del stack.ehash[child.key]
 

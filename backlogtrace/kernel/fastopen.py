@@ -40,7 +40,9 @@ class FastOpenQueue:
         """0: Fast Open is off for this listener."""
         self.qlen = 0
         self.pending = 0
-        """Children in SYN_RECV: their handshake is not complete, and the application has not closed them."""
+        """Children in SYN_RECV: their handshake is not complete, and the application has not closed them.
+
+        Among them those without Fast Open that a SYN-ACK made."""
         self.rst_list: deque[int] = deque()
         """When the places of connections that were reset after accept() become free, ns."""
 
@@ -116,6 +118,14 @@ def pending_receive(child: Child, request: Request, segment: Segment) -> Outcome
         return out.NO_ACK
     release(child, request)
     return out.FASTOPEN_COMPLETED
+
+
+def leave_syn_recv(child: Child) -> None:
+    """A child that a SYN-ACK had made goes on to another state."""
+    if child.half_open:
+        child.half_open = False
+        child.plain = child.fin_seq_out is None
+        child.listener.fastopen.pending -= 1
 
 
 def release(child: Child, request: Request) -> None:

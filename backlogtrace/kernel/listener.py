@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, die
 from backlogtrace.kernel.cookies import CookieJar
-from backlogtrace.kernel.fastopen import ALL_LISTENERS, EVERY_SYN, SERVER, FastOpenQueue, classify, release
+from backlogtrace.kernel.fastopen import (
+    ALL_LISTENERS,
+    EVERY_SYN,
+    SERVER,
+    FastOpenQueue,
+    classify,
+    leave_syn_recv,
+    release,
+)
 from backlogtrace.kernel.request import Request
 from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq
 
@@ -238,7 +246,11 @@ class ListenSocket:
     def promote(self, request: Request, segment: Segment) -> None:
         """The request becomes a child at the tail of the accept queue."""
         self._forget(request)
-        self._add_child(request.key, segment)
+        child = self._add_child(request.key, segment)
+        if segment.flags & SYN and self.profile.established_syn_acked:
+            child.half_open = True
+            child.plain = False
+            self.fastopen.pending += 1
 
     def _add_child(self, key: bytes, segment: Segment) -> Child:
         return self.add_child(key, segment.time_ns, segment.tsval, end_seq(segment))
@@ -377,6 +389,7 @@ class ListenSocket:
         self.accept_queue.clear()
         for child in victims:
             child.dead = True
+            leave_syn_recv(child)
             if child.fastopen is not None:
                 release(child, child.fastopen)
             if self.stack.ehash.get(child.key) is child:

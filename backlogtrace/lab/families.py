@@ -246,6 +246,19 @@ def _closing(draw: _Draw) -> Scenario:
     return draw.scenario(draw.one(1, 3, 20), draw.crowd(draw.rng.randint(5, 14), 0.9), app=apps)
 
 
+def _reopening(draw: _Draw) -> Scenario:
+    """A service that is restarted: the same port, another socket; its clients go on."""
+    closed = draw.moment(0.2, 0.5)
+    opened = closed + draw.one(5, 100, 600, 1500)
+    apps = [step for step in draw.accepts(draw.one(0, 3)) if not closed <= step.at <= opened]
+    apps += [App(closed, "close"), App(opened, "open", draw.one(0, 2, 10))]
+    apps.sort(key=lambda step: step.at)
+    settings = {_COOKIES: draw.one(0, 1, 1, 2), _ABORT: draw.one(0, 1), _RETRIES: draw.one(1, 3, 5)}
+    return draw.scenario(
+        draw.one(1, 3, 20), draw.crowd(draw.rng.randint(6, 18), 0.9), sysctl=settings, app=tuple(apps)
+    )
+
+
 def _defer(draw: _Draw) -> Scenario:
     clients = draw.crowd(draw.rng.randint(4, 12))
     return draw.scenario(
@@ -320,6 +333,7 @@ FAMILIES: Final[dict[str, Callable[[_Draw], Scenario]]] = {
     "cookie_only": _cookie_only,
     "odd_segments": _odd_segments,
     "closing": _closing,
+    "reopening": _reopening,
     "defer": _defer,
     "timewait": _timewait,
     "fastopen": _fastopen,

@@ -68,9 +68,16 @@ class _Listener:
     """The server's listening socket and the connections that it accepted; a context manager."""
 
     def __init__(self, scenario: Scenario) -> None:
+        self._scenario = scenario
+        self.accepted: list[socket.socket] = []
+        self.open(scenario.backlog)
+        self.opened_ns = time.time_ns()
+
+    def open(self, backlog: int) -> None:
+        """A new listening socket."""
+        scenario = self._scenario
         family = socket.AF_INET6 if ":" in scenario.address else socket.AF_INET
         self.socket = sock = socket.socket(family, socket.SOCK_STREAM)
-        self.accepted: list[socket.socket] = []
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         for option, value in (
             (socket.TCP_DEFER_ACCEPT, scenario.defer_accept),
@@ -81,8 +88,7 @@ class _Listener:
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
         sock.bind((scenario.address, scenario.port))
         sock.settimeout(0)
-        sock.listen(scenario.backlog)
-        self.opened_ns = time.time_ns()
+        sock.listen(backlog)
 
     def accept(self, most: int) -> list[str]:
         """accept() until there is nothing more; the peers, as the host file spells them."""
@@ -258,6 +264,9 @@ class _Player:
             case "close":
                 self.listener.socket.close()
                 self.events.append(event)
+            case "open":
+                self.listener.open(step.value)
+                self.events.append(event | {"op": "listen", "backlog": step.value})
             case "write" | "finish":
                 done = self._use(step)
         sent = self._timers("app")

@@ -16,7 +16,8 @@ Oddity = Literal[
     "rst", "rst_off", "ack_off", "seq_off", "paws", "far_data", "syn_again", "syn_later", "syn_earlier",
     "syn_fin", "syn_ack", "fin", "no_ack", "null", "stray_ack", "bare_ack",
 ]  # fmt: skip
-Operation = Literal["accept", "sysctl", "listen", "close", "write", "finish"]
+Operation = Literal["accept", "sysctl", "listen", "close", "open", "write", "finish"]
+"""close, open: of the listening socket; write, finish: of an accepted connection."""
 
 
 @dataclass(frozen=True, slots=True)

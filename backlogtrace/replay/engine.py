@@ -275,6 +275,10 @@ class Replay:
             syn_high = syn_low = socket.syn_length
             if syn_high:
                 syn_low -= socket.expiring + self._firing.about_to_expire(socket, self.now)
+            if member.former:
+                left = member.left_behind()
+                syn_low += left
+                syn_high += left
             if self.now >= track.edge_ns or accept > track.top_accept or syn_high > track.top_syn:
                 track.sample(self.now, accept, syn_low, syn_high)
         row = None

@@ -65,6 +65,8 @@ class Track:
         self.socket = socket
         self.summary = summary
         self.hits: dict[Outcome, int] = {}
+        self.former: list[ListenSocket] = []
+        """Closed sockets it had before, which may have left requests behind."""
         self.group: Group | None = None
         """Where several sockets had this address and port."""
         self.resends = 0
@@ -84,6 +86,8 @@ class Track:
     def open(self, stack: Stack, given: HostListener, backlog: int | None) -> None:
         """listen() was called: make the socket and note its limits."""
         asked = backlog if backlog is not None else stack.settings.somaxconn
+        if self.socket is not None:
+            self.former.append(self.socket)
         self._counts_resends = stack.profile.counts_syn_retrans
         self.socket = stack.open(
             self.end, asked, defer_accept_s=given.defer_accept or 0, syncnt=given.syncnt or 0,
@@ -103,7 +107,15 @@ class Track:
         socket = self.socket
         if socket is None:
             return 0, 0, 0
-        return len(socket.accept_queue), socket.syn_length - socket.expiring, socket.syn_length
+        left = self.left_behind()
+        return len(socket.accept_queue), socket.syn_length - socket.expiring + left, socket.syn_length + left
+
+    def left_behind(self) -> int:
+        """Requests of closed sockets: they count no more, but are there until their timer finds out."""
+        if not self.former:
+            return 0
+        self.former = [socket for socket in self.former if socket.qlen]
+        return sum(socket.qlen for socket in self.former)
 
     def count(self, outcome: Outcome, now: int) -> None:
         """A packet of an ordinary handshake."""

@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from backlogtrace.kernel.clock import PruneClock, TickClock, WindowClock
-from backlogtrace.kernel.connection import Child
+from backlogtrace.kernel.connection import Child, child_sent
 from backlogtrace.kernel.profiles import PROFILES
 from backlogtrace.kernel.request import Request
 from backlogtrace.segment import ACK, FIN, PSH, RST, SYN
-from tests.kernel.build import MS, SERVER, START, Server, isn, segment, server_isn
+from tests.kernel.build import MS, SERVER, START, Server, client, isn, segment, server_isn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backlogtrace.kernel.clock import Clock
     from backlogtrace.kernel.listener import ListenSocket
+    from backlogtrace.kernel.outcome import Reply
     from backlogtrace.kernel.profile import Profile
 
 BOOT = START - 290 * 1000 * MS  # the overflow stamp of 0 lies within reach
@@ -50,8 +51,10 @@ SYSCTLS = {
     "net.ipv4.tcp_abort_on_overflow": (0, 1),
     "net.ipv4.tcp_max_syn_backlog": (0, 4, 1024),
     "net.ipv4.tcp_synack_retries": (0, 1, 5, 255),
-    "net.ipv4.tcp_fastopen": (0, 3, 0x203, 0x403),
+    "net.ipv4.tcp_fastopen": (0, 3, 0x203, 0x403, 0x1002),
     "net.ipv4.tcp_timestamps": (0, 1),
+    "net.ipv4.tcp_tw_recycle": (0, 1),
+    "net.ipv4.tcp_rfc1337": (0, 1),
     "net.ipv4.tcp_invalid_ratelimit": (0, 500),
 }
 PACKETS = st.tuples(
@@ -103,6 +106,19 @@ class World:
             self.totals[counter] = self.totals.get(counter, 0) + value
         return outcome
 
+    def server_sends(self, c: int, flags: int, ack: int) -> object:
+        """On a connection that is no request any more."""
+        inbound = segment(flags, c, self.now, ack=(isn(c) + 1 + ack) % 2**32)
+        outbound = inbound._replace(src=SERVER, dst=client(c), seq=server_isn(c) + 1)
+        child = self.server.stack.ehash.get(client(c) + SERVER)
+        if isinstance(child, Child):
+            child_sent(self.server.stack, child, outbound)
+        return type(child).__name__
+
+    def wire_shows(self, answer: Reply | None) -> None:
+        """What the wire says from now on where it is asked."""
+        self.server.stack.witness = lambda _: answer
+
     def wait(self, ms: int) -> object:
         self.now += ms
         fired = []
@@ -151,8 +167,13 @@ class World:
             assert len(listener.accept_queue) <= self.most[listener]
             assert listener.listening or not listener.accept_queue
             opening = [e for e in entries if isinstance(e, Child) and e.listener is listener and e.fastopen]
-            assert listener.fastopen.pending == len(opening) <= listener.fastopen.qlen
-            assert listener.syn_length == listener.qlen + len(opening)
+            in_syn_recv = sum(child.fin_seq_out is None for child in opening)
+            in_syn_recv += sum(
+                isinstance(e, Child) and e.listener is listener and e.half_open for e in entries
+            )
+            assert listener.fastopen.pending == in_syn_recv
+            assert len(opening) <= listener.fastopen.qlen
+            assert listener.syn_length == listener.qlen + in_syn_recv
             assert listener.expiring == 0  # windows are the replay's business
         assert self.totals.get("ListenDrops", 0) >= self.totals.get("ListenOverflows", 0)
         assert self.server.stack.timers.next_due > START + self.now * MS or not entries
@@ -190,6 +211,17 @@ class Machine(RuleBasedStateMachine):
         for flags in (SYN, ACK):
             for c in range(first, first + count):
                 self.do("packet", c, flags, 0, 0, data, -1, None)
+
+    @rule(
+        c=st.integers(1, 5), flags=st.sampled_from((ACK, FIN | ACK, FIN | ACK, RST | ACK)),
+        ack=st.sampled_from((0, 1, 10)),
+    )  # fmt: skip
+    def server_answers(self, c: int, flags: int, ack: int) -> None:
+        self.do("server_sends", c, flags, ack)
+
+    @rule(answer=st.sampled_from((None, "ack", "rst", "synack")))
+    def capture_tells(self, answer: Reply | None) -> None:
+        self.do("wire_shows", answer)
 
     @rule(ms=st.sampled_from((500, 1100, 3000, 10_000, 61_000, 130_000)))
     def time_passes(self, ms: int) -> None:

@@ -360,3 +360,16 @@ def test_ignored_segment_moves_the_timestamp_on_older_kernels(profile: Profile) 
     assert server.receive(ack(1, 1, tsval=6000, tsecr=900)) is out.DEFERRED
     outcome = server.receive(ack(1, 2, data=1, tsval=5500, tsecr=900))
     assert outcome is (out.PAWS if profile.request_takes_tsval else out.ESTABLISHED)
+
+
+@EVERY
+@pytest.mark.parametrize("end", [ACK, RST | ACK])
+def test_synack_that_completes_leaves_the_child_in_syn_recv(profile: Profile, end: int) -> None:
+    """It has the right numbers, so a child is made; the child then challenges the SYN in it."""
+    server = Server(profile)
+    server.receive(syn(1))
+    made = server.receive(segment(SYN | ACK, 1, 10, seq=isn(1), length=5))
+    assert made is out.ESTABLISHED
+    assert (server.queues, server.listener.syn_length) == ((1, 0, 0), 1)
+    server.receive(segment(end, 1, 20))
+    assert server.listener.syn_length == 0

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backlogtrace.replay.host import Host, HostEvent, HostListener
-from backlogtrace.segment import ACK, RST
+from backlogtrace.segment import ACK, FIN, PSH, RST, SYN
 from tests.kernel.build import client, isn, server_isn
 from tests.replay.wire import Wire, at, host, replay
 
@@ -123,3 +125,36 @@ def test_socket_that_is_opened_after_another_was_closed_replaces_it(ms: float, d
     result = replay(wire, known)
     assert result.decisions == [decision]
     assert not result.mismatches
+
+
+PACKETS = st.tuples(
+    st.booleans(), st.integers(1, 4), st.sampled_from((0, 1, 40, 700)),
+    st.sampled_from((SYN, SYN | ACK, ACK, ACK | PSH, RST, RST | ACK, FIN | ACK, 0)),
+)  # fmt: skip
+EVENTS = st.tuples(st.sampled_from(("accept", "close", "listen")), st.integers(0, 2), st.integers(0, 9000))
+
+
+@given(
+    packets=st.lists(PACKETS, max_size=40), events=st.lists(EVENTS, max_size=6),
+    backlogs=st.tuples(*[st.sampled_from((0, 1, 4))] * 3), kernel=st.sampled_from(("rhel7", "4.4.1", "6.12")),
+    cookies=st.integers(0, 2),
+)  # fmt: skip
+def test_whatever_comes_the_ranges_are_ranges(
+    packets: list[tuple[bool, int, int, int]], events: list[tuple[str, int, int]],
+    backlogs: tuple[int, int, int], kernel: str, cookies: int,
+) -> None:  # fmt: skip
+    wire, now = Wire(), 0.0
+    for inbound, c, gap, flags in packets:
+        now += gap + 0.01
+        (wire.inbound if inbound else wire.outbound)(flags, c, now)
+    done = sorted(
+        (
+            HostEvent(at(ms + 0.005), op, index, backlog=2 if op == "listen" else None)  # type: ignore[arg-type]
+            for op, index, ms in events
+        ),
+        key=lambda event: event.time_ns,
+    )
+    known = replace(shared(*backlogs, events=done, tcp_syncookies=cookies), kernel=kernel)
+    for row in replay(wire, known).packets:
+        assert 0 <= row.accept_queue[0] <= row.accept_queue[1] <= 6
+        assert 0 <= row.syn_queue[0] <= row.syn_queue[1]
