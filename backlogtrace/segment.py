@@ -71,7 +71,8 @@ class Handshake(NamedTuple):
     Stands in a list of segments at the place of its SYN; begins with the same fields as a Segment.
     Nothing of the connection came between or before, the ACK carries no data, it came within
     `HANDSHAKE_MAX_NS`, and the server was seen to use the connection afterwards. The packets up to
-    that proof are in it; those after it (FIN, RST) are segments of their own.
+    that proof are in it. Where a FIN of either side follows, and nothing else that could matter, the
+    connection is `closed` and they are in it, too; else what follows are segments of their own.
     """
 
     frame: int
@@ -90,6 +91,23 @@ class Handshake(NamedTuple):
     """Timestamp value of the completing ACK, -1 when absent."""
     source: HandshakeSource
     number: int
+    last_ns: int
+    """Time of the last packet in it; up to there times do not step back."""
+    served_ns: int
+    """Time of the first data or FIN of the server, -1 when not known."""
+    closed: bool
+    server_first: bool
+    """The server closed first, and the client's FIN acknowledges its FIN."""
+    fin_ns: int
+    """Time of the first FIN; this and what follows means nothing unless `closed`."""
+    fin_in: int
+    """Sequence number after the client's FIN."""
+    fin_out: int
+    """Sequence number after the server's FIN."""
+    fin_ack: int
+    """What the server's FIN acknowledges."""
+    fin_tsval: int
+    """Timestamp value of the client's FIN, -1 when absent."""
 
     def segments(self) -> list[Segment]:
         """The packets that were put together, in order."""

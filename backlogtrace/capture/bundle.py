@@ -1,5 +1,7 @@
 """Ordinary handshakes, found in columns: SYN, SYN-ACK, ACK and the server's proof as one item.
 
+The FINs of both sides are in it, too, where the connection is over within the same batch.
+
 What is not ordinary beyond doubt, or not whole within one batch, is left as it is: a handshake that is not
 found costs time and changes nothing.
 Knows no queue; what a listen socket makes of a handshake is not its business.
@@ -44,6 +46,8 @@ _LEAST = 4
 """Packets of the shortest handshake: SYN, SYN-ACK, ACK and proof."""
 _HALF = np.uint32(1 << 31)
 _ONE = np.uint32(1)
+_ONE_BIT = np.uint64(1)
+_WAY_BITS = 20
 _BLOCK = 32
 """Handshakes taken apart together: numpy's calls cost about as much as so many."""
 _handshake = partial(tuple.__new__, Handshake)
@@ -59,11 +63,26 @@ class Bundles(NamedTuple):
     ack_ns: Ints
     rcv_nxt: Numbers
     tsval: Ints
+    last_ns: Ints
+    served_ns: Ints
+    closings: Closings
 
     @property
     def opening(self) -> Ints:
         """Indexes of the SYNs."""
         return self.packets[self.bounds[:-1]]
+
+
+class Closings(NamedTuple):
+    """How connections end; one entry per handshake, see Handshake."""
+
+    closed: Bools
+    server_first: Bools
+    fin_ns: Ints
+    fin_in: Numbers
+    fin_out: Numbers
+    fin_ack: Numbers
+    fin_tsval: Ints
 
 
 class BundleSource:
@@ -109,7 +128,8 @@ class Bundler:
         groups = self._openings(headers, chosen, *ends)
         if groups is None:
             return None
-        good, proof = groups.handshakes(headers, times[headers.number[groups.packets]], ends[0])
+        when = times[headers.number[groups.packets]]
+        good, proof = groups.handshakes(headers, when, ends[0])
         good = good[~fastopen[groups.packets[groups.first[good]]]]
         good = good[~fastopen[groups.packets[groups.first[good] + 1]]]
         syns = groups.packets[groups.first[good]]
@@ -122,12 +142,20 @@ class Bundler:
         good, tsval = good[good_order], tsval[good_order]
         first, last = groups.first[good], proof[good]
         proofs = groups.packets[last]
-        # a FIN ends more than the handshake: it stays a segment of its own
-        size = last - first + (headers.flags[proofs] & FIN == 0)
-        packets = groups.packets[_ranges(first, size)]
-        acks = headers.number[groups.packets[first + 2]]
         rcv_nxt = headers.rows[proofs, ACKED].byteswap()
-        return Bundles(packets, np.concatenate(([0], np.cumsum(size))), times[acks], rcv_nxt, tsval)
+        closings = groups.closings(headers, when, ends[0], good, last)
+        # a FIN ends more than the handshake: one that proves stays a segment of its own
+        size = last - first + (headers.flags[proofs] & FIN == 0) + 2 * closings.closed
+        return Bundles(
+            groups.packets[_ranges(first, size)],
+            np.concatenate(([0], np.cumsum(size))),
+            when[first + 2],
+            rcv_nxt,
+            tsval,
+            when[first + size - 1],
+            _served(headers, times, ends, groups.packets[first]),
+            closings,
+        )
 
     def _openings(self, headers: Headers, chosen: Ints, source: Tags, target: Tags) -> _Groups | None:
         """The packets of each flow that this batch opens with a SYN; None when there are none."""
@@ -208,6 +236,48 @@ class _Groups(NamedTuple):
         good &= back[proof] == back[syn]
         return np.flatnonzero(good), proof
 
+    def closings(self, headers: Headers, times: Ints, source: Tags, good: Ints, proof: Ints) -> Closings:
+        """How the connections of the flows `good` end, whose proofs are at `proof`.
+
+        They are closed where nothing but a FIN of each side follows and the clock does not step back.
+        """
+        end = self.first[good] + self.size[good] - 1
+        closed = end - proof == 2
+        first, second = self.packets[np.where(closed, end - 1, end)], self.packets[end]
+        flags = headers.flags
+        ends = SYN | RST | FIN | ACK
+        closed &= (flags[self.packets[proof]] & FIN == 0) & (source[first] != source[second])
+        closed &= (flags[first] & ends == FIN | ACK) & (flags[second] & ends == FIN | ACK)
+        closed &= (times[end] >= times[end - 1]) & (times[end - 1] >= times[proof])
+        server_first = source[second] == source[self.packets[self.first[good]]]
+        of_client, of_server = np.where(server_first, second, first), np.where(server_first, first, second)
+        fin_in, fin_out = _after(headers, of_client), _after(headers, of_server)
+        # a FIN that does not acknowledge the other side's, which came before it: both may be on their way
+        crossed = fin_out - headers.rows[of_client, ACKED].byteswap() - _ONE < _HALF - _ONE
+        closed &= ~(server_first & crossed)
+        fin_ack = headers.rows[of_server, ACKED].byteswap()
+        tsval = parse_columns(headers, of_client).tsval
+        return Closings(closed, server_first, times[end - 1], fin_in, fin_out, fin_ack, tsval)
+
+
+def _after(headers: Headers, packets: Ints) -> Numbers:
+    """Sequence numbers after FINs."""
+    after: Numbers = headers.rows[packets, SEQ].byteswap() + headers.length[packets].astype(np.uint32) + _ONE
+    return after
+
+
+def _served(headers: Headers, times: Ints, ends: tuple[Tags, Tags], syns: Ints) -> Ints:
+    """When the server first sent data or a FIN on the connections of some SYNs; -1: not known."""
+    source, target = ends
+    spoken = np.flatnonzero((headers.length > 0) | (headers.flags & FIN != 0))[::-1]
+    first = np.full(1 << _WAY_BITS, -1, np.int32)
+    # of several in a slot the first must stand: numpy assigns in order, so it comes last
+    first[slots_of(source[spoken] + (target[spoken] << _ONE_BIT), _WAY_BITS)] = spoken
+    client, server = source[syns], target[syns]
+    found = first[slots_of(server + (client << _ONE_BIT), _WAY_BITS)]
+    mine = (found >= 0) & (source[found] == server) & (target[found] == client)
+    return np.where(mine, times[headers.number[found]], -1)
+
 
 def _before(marks: Bools) -> Ints:
     """How many marks there are before each place."""
@@ -271,6 +341,9 @@ def _handshakes(
         bundles.tsval[these].tolist(),
         repeat(source),
         some,
+        bundles.last_ns[these].tolist(),
+        bundles.served_ns[these].tolist(),
+        *(column[these].tolist() for column in bundles.closings),
     )
     # as in emit.segments()
     collecting = gc.isenabled()

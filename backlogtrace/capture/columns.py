@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from backlogtrace.capture.info import CaptureInfo
     from backlogtrace.segment import Handshake, Segment
 
-WINDOW = 16 << 20
+WINDOW = 32 << 20
 """Bytes decoded together."""
-_BATCH = 1 << 14
-"""Packets handled together: their columns fit a processor's cache."""
+_BATCH = 1 << 16
+"""Packets handled together, at most: a connection that begins and ends among them needs no segments."""
 _CHUNK = 1 << 13
 """Segments delivered together: more would only make Python's memory management slower."""
 
@@ -113,10 +113,8 @@ def _delivered(
     shown = np.ones(len(headers), np.bool_)
     shown[bundles.packets] = False
     shown[bundles.opening] = True
-    chosen = chosen[shown[chosen]]
-    for start in range(0, len(chosen), _CHUNK):
-        part = chosen[start : start + _CHUNK]
-        yield mixed_items(headers, part, bundles, source, first_frame, times)
+    # in one list, or packets of a handshake that is taken apart would come after those of the next list
+    yield mixed_items(headers, chosen[shown[chosen]], bundles, source, first_frame, times)
 
 
 def _seed(batch: Batch) -> bytes:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.kernel.request import Request
     from backlogtrace.kernel.stack import Stack
-    from backlogtrace.segment import Segment
+    from backlogtrace.segment import Handshake, Segment
 
 TIMEWAIT_NS = 60_000_000_000
 _RECYCLED_NS = 700_000_000  # 3.5 retransmission timeouts, of 200 ms at least
@@ -157,6 +157,26 @@ def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
             child.doubtful = True
             stack.leaving.append((segment.time_ns + TIMEWAIT_NS, child))
             _forget_old(stack, segment.time_ns)
+
+
+def closed(stack: Stack, child: Child, item: Handshake, now_ns: int) -> None:
+    """A FIN of each side, and nothing between: child_receive() and child_sent() of both in one.
+
+    May be called before the time of the FINs when nobody asks about the connection in between.
+    """
+    tsval = item.fin_tsval if item.fin_tsval >= 0 else child.ts_recent
+    entry: Child | TimeWait = child
+    if item.server_first:
+        child.dead = True
+        entry = stack.ehash[child.key] = TimeWait(child.key, item.fin_in, tsval, item.last_ns)
+    else:
+        child.ts_recent = tsval
+        child.rcv_nxt = item.fin_ack
+        child.fin_seq_in, child.fin_seq_out = item.fin_in, item.fin_out
+        child.plain = False
+        child.doubtful = True
+    stack.leaving.append((item.last_ns + TIMEWAIT_NS, entry))
+    _forget_old(stack, now_ns)
 
 
 def outlived(stack: Stack, child: Child, segment: Segment) -> bool:

@@ -32,6 +32,8 @@ _TIMER_NS = 500_000_000
 _MEMORY_NS = 120_000_000_000
 _BUDGET = 200_000
 """Packets looked at on the side of an analysis; a flood must not cost twice."""
+_WHOLE = 2_000
+"""Whole handshakes among them, at most: a server that sends cookies shows it in the first ones, too."""
 _USUAL_HZ = (100, 250, 300, 1000)
 _HZ_SLACK = 0.02
 _NEAR = 2 * signs.TSVALUES
@@ -359,6 +361,7 @@ class SideWitness:
         self._witness = CookieWitness(profile, hz=hz or 0)
         self._waiting: deque[Segment] = deque()
         self._left = _BUDGET
+        self._whole_left = _WHOLE
 
     def add(self, chunk: list[Segment]) -> None:
         """The next packets of the capture, whole handshakes among them."""
@@ -366,10 +369,11 @@ class SideWitness:
             return
         singles: list[Segment] = []
         for item in chunk[: self._left]:
-            if item.flags & HANDSHAKE:
-                singles += item.segments()  # type: ignore[attr-defined]
-            else:
+            if not item.flags & HANDSHAKE:
                 singles.append(item)
+            elif self._whole_left:
+                self._whole_left -= 1
+                singles += item.segments()  # type: ignore[attr-defined]
         self._left -= len(singles)
         singles.sort(key=itemgetter(0))
         self._waiting.extend(singles)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, child_receive, child_sent
 from backlogtrace.kernel.request import Request
-from backlogtrace.kernel.timers import NEVER
 from backlogtrace.replay.acceptance import Acceptance
 from backlogtrace.replay.expect import Expectation
 from backlogtrace.replay.firing import Firing
@@ -101,10 +100,10 @@ class Replay:
                 segment = segment._replace(time_ns=now)  # noqa: PLW2901
             if now >= stop or now >= ordinary.next_ns:
                 ahead.at = index
-                if not self._catch_up(now, stop):
+                stop = self._catch_up(now, stop)
+                if stop < 0:
                     self.split_at = index
                     break
-                stop = self._next_other()
             last = now
             src, dst, flags = segment.src, segment.dst, segment.flags
             track = exact.get(dst)
@@ -163,10 +162,10 @@ class Replay:
 
     def finish(self) -> Iterator[Row]:
         """The rows still held; nothing after the last packet is predicted."""
-        while self._ordinary.next_ns < NEVER:
-            if not self._ordinary.complete():
-                left = self.single([])
-                yield from self.run(left, len(left))
+        self.last_ns = max(self.last_ns, self._ordinary.last_ns)
+        while not self.advance(self.last_ns):
+            left = self.single([])
+            yield from self.run(left, len(left))
         self._give_up(self.last_ns)
         yield from self._journal.rows
         self._journal.rows.clear()
@@ -197,14 +196,18 @@ class Replay:
             return bool(segment.flags & ACK)
         return segment.dst + segment.src in self.stack.ehash
 
-    def _catch_up(self, now: int, stop: int) -> bool:
-        """advance(), shorter while nothing but ordinary handshakes goes on before `stop`."""
+    def _catch_up(self, now: int, stop: int) -> int:
+        """advance(), shorter while nothing but ordinary handshakes goes on before `stop`.
+
+        When the next other thing happens; -1 when advance() is False.
+        """
+        ordinary, events = self._ordinary, self._events
         if now < stop:
-            if not self._ordinary.complete_until(now):
-                return False
-            if self._ordinary.next_ns > now and self._events.next_ns > now:
-                return True
-        return self.advance(now)
+            if not ordinary.complete_until(now):
+                return -1
+            if ordinary.next_ns > now and events.next_ns > now:
+                return min(stop, events.next_ns)  # a handshake changes nothing else
+        return self._next_other() if self.advance(now) else -1
 
     def advance(self, now: int) -> bool:
         """Everything that happens before the packet at `now`: timers up to it, events before it.

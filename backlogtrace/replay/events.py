@@ -59,7 +59,8 @@ class EventQueue:
                 self._push(listener.opened_ns, partial(self._open, index, listener.backlog))
         for event in host.events:
             self._push(event.time_ns, partial(self._given, event))
-        self._immediate = accept.kind == "immediate"
+        self.immediate = accept.kind == "immediate"
+        """The application takes what is there after every packet."""
         if accept.kind == "rate":
             stack.child_born = self._accept_in_turn
 
@@ -78,7 +79,7 @@ class EventQueue:
 
     def after_packet(self, track: Track, now: int) -> None:
         """`--accept immediate`: the application takes what the packet completed."""
-        if self._immediate:
+        if self.immediate:
             self._accept(track, now)
 
     def _accept_in_turn(self, child: Child, now: int) -> None:

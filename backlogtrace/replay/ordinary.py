@@ -12,6 +12,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.connection import Child, closed
+from backlogtrace.kernel.listener import ListenSocket
 from backlogtrace.kernel.request import Request, check_req
 from backlogtrace.kernel.timers import NEVER
 from backlogtrace.replay.expect import LATE_NS
@@ -44,10 +46,13 @@ class Ordinary:
         """Requests whose SYN-ACK is still to be seen, in order of their SYN."""
         self.loss_ns = NEVER
         """None of them is overdue before this time."""
-        self._open: list[tuple[int, int, Track, Handshake]] = []
-        """Whole handshakes whose SYN was taken, by the time of their ACK."""
+        self._open: list[tuple[int, int, Track, Handshake, ListenSocket | Child]] = []
+        """Whole handshakes: with the socket that took the SYN by the time of their ACK, with the child
+        that it became by the time of what comes next."""
         self.next_ns = NEVER
         """When the first of them is complete."""
+        self.last_ns = 0
+        """Time of the last packet in a whole handshake."""
         self.packets_left: list[Segment] = []
         """Packets of a handshake that could not be completed in the ordinary way."""
 
@@ -74,7 +79,7 @@ class Ordinary:
         else:
             return False, None
         self.packets += 1
-        track.count(outcome, segment.time_ns)
+        track.count(outcome, segment.time_ns, len(socket.accept_queue))
         if outcome is out.ESTABLISHED:
             self._events.after_packet(track, segment.time_ns)
             return True, None
@@ -106,7 +111,7 @@ class Ordinary:
             or track.attempts
             or track.group is not None
             or socket.defer_accept
-            or (self.acceptance is None and socket.accept_queue_full())
+            or (self.acceptance is None and len(socket.accept_queue) >= socket.accept_capacity)
             or socket.syn_queue_refuses(socket.qlen)
             or socket.settings.tcp_syncookies == 2  # noqa: PLR2004 - always
             or item.src + item.dst in self._stack.ehash
@@ -115,9 +120,10 @@ class Ordinary:
         socket.qlen += 1
         socket.young += 1
         self.packets += 2  # and its SYN-ACK
-        track.count(out.QUEUED, item.time_ns)
-        heapq.heappush(self._open, (item.ack_ns, item.frame, track, item))
+        track.count(out.QUEUED, item.time_ns, len(socket.accept_queue))
+        heapq.heappush(self._open, (item.ack_ns, item.frame, track, item, socket))
         self.next_ns = self._open[0][0]
+        self.last_ns = max(self.last_ns, item.last_ns)
         return True
 
     def complete_until(self, now: int) -> bool:
@@ -131,25 +137,59 @@ class Ordinary:
         return True
 
     def complete(self) -> bool:
-        """The ACK of the first open handshake arrives; False when it does not complete it.
+        """The ACK of the first open handshake arrives, or both sides close; False when that is not ordinary.
 
-        Then the request is made, and `packets_left` holds what follows its SYN-ACK.
+        Then `packets_left` holds what follows; a request whose ACK does not complete it is made.
         """
-        now, _, track, item = heapq.heappop(self._open)
+        now, _, track, item, socket = heapq.heappop(self._open)
         self.next_ns = self._open[0][0] if self._open else NEVER
-        socket = track.socket
-        assert socket is not None
+        if type(socket) is Child:
+            return self._use(track, item, socket, now)
+        assert isinstance(socket, ListenSocket)
         key = item.src + item.dst
         if self.acceptance is not None:
             self.acceptance.make_room(socket)  # the wire shows that this one was let in
-        if not socket.listening or socket.accept_queue_full():
+        if socket is not track.socket or not socket.listening or socket.accept_queue_full():
             syn, synack, *self.packets_left = item.segments()
             socket.resume(key, syn, synack)
             return False
         socket.qlen -= 1
         socket.young -= 1
         self.packets += 1
-        socket.add_child(key, now, item.tsval, item.rcv_nxt)
-        track.count(out.ESTABLISHED, now)
+        queued = len(socket.accept_queue) + 1
+        track.count(out.ESTABLISHED, now, queued)
+        if queued == 1 and self._events.immediate:
+            # accepted at once: nobody asks about it before the next packet that is not in the item
+            track.summary.accepted += 1
+            child = self._stack.ehash[key] = Child(key, socket, item.tsval, item.rcv_nxt)
+            child.accepted = True
+            if item.closed:
+                closed(self._stack, child, item, now)
+            return True
+        child = socket.add_child(key, now, item.tsval, item.rcv_nxt)
         self._events.after_packet(track, now)
+        if self.acceptance is not None and item.served_ns >= 0:
+            self._later(item.served_ns, track, item, child)
+        elif item.closed:
+            self._later(item.fin_ns, track, item, child)
+        return True
+
+    def _later(self, when: int, track: Track, item: Handshake, child: Child) -> None:
+        """Ask again for a completed handshake."""
+        heapq.heappush(self._open, (when, item.frame, track, item, child))
+        self.next_ns = self._open[0][0]
+
+    def _use(self, track: Track, item: Handshake, child: Child, now: int) -> bool:
+        """The server uses the connection, or both sides close; False when it is not there any more."""
+        if child.dead:
+            self.packets_left = item.segments()[-2:] if item.closed else []
+            return not item.closed
+        if self.acceptance is not None and not child.accepted:
+            self.acceptance.served(child)
+        if not item.closed:
+            return True
+        if now < item.fin_ns:
+            self._later(item.fin_ns, track, item, child)
+            return True
+        closed(self._stack, child, item, now)
         return True

@@ -117,13 +117,14 @@ class Track:
         self.former = [socket for socket in self.former if socket.qlen]
         return sum(socket.qlen for socket in self.former)
 
-    def count(self, outcome: Outcome, now: int) -> None:
-        """A packet of an ordinary handshake."""
+    def count(self, outcome: Outcome, now: int, accept: int) -> None:
+        """A packet of an ordinary handshake, after which the accept queue is `accept` long."""
         self.hits[outcome] = self.hits.get(outcome, 0) + 1
         socket = self.socket
         assert socket is not None
-        if now >= self.edge_ns or len(socket.accept_queue) > self.top_accept or socket.qlen > self.top_syn:
-            self.sample(now, *self.queues())
+        if now >= self.edge_ns or accept > self.top_accept or socket.qlen > self.top_syn:
+            _, syn_low, syn_high = self.queues()
+            self.sample(now, accept, syn_low, syn_high)
 
     def sample(self, now: int, accept: int, syn_low: int, syn_high: int) -> None:
         """Remember queue lengths: the highest per time slice, slices doubling when there are too many.

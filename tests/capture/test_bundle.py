@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from backlogtrace.capture import bundle, columns, open_capture, reader
 from backlogtrace.capture.file import CaptureFile
 from backlogtrace.capture.info import CaptureInfo
-from backlogtrace.segment import CWR, ECE, HANDSHAKE, HANDSHAKE_MAX_NS, PSH, Handshake, Segment, endpoint
+from backlogtrace.segment import (
+    CWR,
+    ECE,
+    HANDSHAKE,
+    HANDSHAKE_MAX_NS,
+    PSH,
+    Handshake,
+    Segment,
+    end_seq,
+    endpoint,
+)
 from tests.capture.capture_files import ACK, FIN, RAW, RST, SYN, Packet, ipv4, ipv6, pcap, tcp
 from tests.capture.test_columns import read_columns
 
@@ -60,6 +70,15 @@ ORDINARY = [
     Step(True, ACK, 501, 111, tsval=91, tsecr=8),
 ]
 REQUEST, PROOF = ORDINARY[3], ORDINARY[4]
+
+
+CLOSING = [
+    Step(False, FIN | ACK, 111, 501, tsval=9, tsecr=91),
+    Step(True, FIN | ACK, 501, 111, tsval=92, tsecr=8),
+    Step(True, FIN | ACK | PSH, 501, 112, 3, tsval=92, tsecr=9),
+    Step(False, FIN | ACK, 111, 502),
+]
+closings = st.sampled_from([CLOSING[::2], CLOSING[1::2], CLOSING[:2], CLOSING[1::-1], CLOSING[::3]])
 
 
 def changed(number: int, **fields: object) -> list[Step]:
@@ -211,6 +230,41 @@ def test_these_are_not_ordinary(tmp_path: Path, steps: list[Step]) -> None:
     assert one.src == endpoint(*OTHER)
 
 
+def test_the_closing_of_both_sides_is_in_the_item(tmp_path: Path) -> None:
+    for server_first, ends in enumerate((CLOSING[::2], CLOSING[1::2])):
+        steps = [
+            step._replace(time_ns=1000 + number) for number, step in enumerate([*ORDINARY, *ends], start=1)
+        ]
+        (one,) = handshakes(bundled(tmp_path, [*of(steps), *of([*ORDINARY[:1], CLOSING[0]], OTHER)]))
+        assert [part.frame for part in one.segments()] == [1, 2, 3, 4, 5, 6, 7]
+        # data of the client's came with nobody's FIN; the server's FIN is the first that it said
+        assert one[10:14] == (1007, 1006 if server_first else 1007, True, bool(server_first))
+        assert one[14:] == ((1006, 112, 502, 111, -1) if server_first else (1006, 112, 505, 112, 9))
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        CLOSING[:1],
+        CLOSING[1::-1],  # the client's FIN does not acknowledge the server's
+        CLOSING[::3],
+        [CLOSING[0]._replace(flags=FIN | RST | ACK), CLOSING[2]],
+        [CLOSING[0]._replace(time_ns=2000), CLOSING[2]._replace(time_ns=1999)],
+        [CLOSING[0], CLOSING[2], CLOSING[0]],
+    ],
+)
+def test_another_closing_stays_segments(tmp_path: Path, ends: list[Step]) -> None:
+    (one,) = handshakes(bundled(tmp_path, of([*ORDINARY, *ends])))
+    assert not one.closed
+    assert len(one.segments()) == 5
+
+
+def test_what_the_server_says_first_is_known(tmp_path: Path) -> None:
+    said = PROOF._replace(length=7, time_ns=3000)
+    (one,) = handshakes(bundled(tmp_path, of([*ORDINARY, said, said._replace(seq=508, time_ns=4000)])))
+    assert (one.last_ns, one.served_ns) == (1000, 3000)
+
+
 def test_a_proof_with_fin_stays_a_segment(tmp_path: Path) -> None:
     one, last = bundled(tmp_path, of(changed(4, flags=FIN | ACK, ack=105)))
     assert isinstance(one, Handshake)
@@ -295,6 +349,22 @@ def test_only_a_single_large_capture_is_bundled(tmp_path: Path, monkeypatch: pyt
 
 def ordinary(flow: list[Segment], servers: set[bytes]) -> list[Segment]:
     """The packets of the ordinary handshake that a flow begins with in its first batch; [] without one."""
+    parts = opening(flow, servers)
+    ends = flow[len(parts) :]
+    times = [one.time_ns for one in flow]
+    if (
+        not parts
+        or times != sorted(times)
+        or [one.flags & (SYN | RST | FIN | ACK) for one in ends] != [FIN | ACK] * 2
+        or ends[0].src == ends[1].src
+    ):
+        return parts
+    crossed = ends[0].src == flow[0].dst and 0 < (end_seq(ends[0]) - ends[1].ack) % 2**32 < 2**31
+    return parts if crossed else flow
+
+
+def opening(flow: list[Segment], servers: set[bytes]) -> list[Segment]:
+    """Its packets up to the server's proof."""
     if len(flow) < 4:
         return []
     syn, answer, third = flow[:3]
@@ -340,9 +410,7 @@ def connections(draw: st.DrawFn) -> list[tuple[int, bytes]]:
             ("fd09::2", 80) if ":" in client[0] else draw(st.sampled_from([SERVER, SERVER, SERVER, CLIENT]))
         )
         steps = list(draw(st.sampled_from([*[ORDINARY] * 99, *NOT_ORDINARY.values()])))
-        steps += draw(
-            st.lists(st.sampled_from([PROOF, REQUEST, Step(False, FIN | ACK, 111, 501)]), max_size=2)
-        )
+        steps += draw(st.one_of(st.lists(st.sampled_from([PROOF, REQUEST, *CLOSING]), max_size=3), closings))
         field = draw(st.sampled_from([*[None] * 9, "seq", "ack", "length", "flags", "tsval", "time_ns"]))
         if field is not None:
             at = draw(st.integers(0, len(steps) - 1))
@@ -377,3 +445,22 @@ def test_bundled_is_what_the_contract_says_and_nothing_else(
     found = handshakes(items)
     event(f"{len(found)} handshakes")
     assert [one.segments() for one in found] == expected
+    for whole, parts in zip(found, expected, strict=True):
+        check(whole, parts)
+        flow = flows[frozenset((whole.src, whole.dst))]
+        spoke = any(part.src == whole.dst and (part.length or part.flags & FIN) for part in flow)
+        assert whole.served_ns >= 0 or not spoke
+
+
+def check(one: Handshake, parts: list[Segment]) -> None:
+    """The fields of a handshake say what its packets say."""
+    assert one.last_ns == parts[-1].time_ns
+    ends = [part for part in parts if part.flags & FIN]
+    assert one.closed == (len(ends) == 2)
+    if one.closed:
+        (of_client,) = (part for part in ends if part.src == one.src)
+        (of_server,) = (part for part in ends if part.src == one.dst)
+        assert one.server_first == (ends[0] is of_server)
+        assert (one.fin_in, one.fin_out) == (end_seq(of_client), end_seq(of_server))
+        assert one.fin_ns == ends[0].time_ns
+        assert (one.fin_ack, one.fin_tsval) == (of_server.ack, of_client.tsval)

@@ -12,6 +12,7 @@ from backlogtrace.segment import (
     Handshake,
     Segment,
     end_seq,
+    seq_after,
 )
 
 _MASK = 0xFFFFFFFF
@@ -39,15 +40,44 @@ def bundle(segments: list[Segment]) -> list[Segment | Handshake]:
         used = _ordinary(flow)
         if used:
             syn, ack, last = flow[0], flow[2], flow[used - 1]
+            closing = _closing(flow, used)
+            served = next((one.time_ns for one in flow[3:] if one.src == syn.dst and _speaks(one)), -1)
             items.append(
                 Handshake(
                     syn.frame, syn.time_ns, syn.src, syn.dst, HANDSHAKE,
                     ack.time_ns, last.ack, ack.tsval, source, len(source.lists),
+                    flow[used + 2 * bool(closing) - 1].time_ns, served, *(closing or (False,) * 7),
                 )
             )  # fmt: skip
+            used += 2 * bool(closing)
             source.lists.append(flow[:used])
         items += flow[used:]
     return sorted(items, key=lambda item: item.frame)
+
+
+def _speaks(segment: Segment) -> bool:
+    return bool(segment.length or segment.flags & FIN)
+
+
+def _closing(flow: list[Segment], used: int) -> tuple[()] | tuple[bool, bool, int, int, int, int, int]:
+    """The fields of a Handshake from `closed` on, where nothing but a FIN of each side follows."""
+    ends = flow[used:]
+    if len(ends) != 2 or any(one.flags & _CONTROL != FIN | ACK for one in ends) or ends[0].src == ends[1].src:
+        return ()
+    times = [one.time_ns for one in flow]
+    server_first = ends[1].src == flow[0].src
+    of_server, of_client = ends if server_first else ends[::-1]
+    if times != sorted(times) or (server_first and seq_after(end_seq(of_server), of_client.ack)):
+        return ()
+    return (
+        True,
+        server_first,
+        ends[0].time_ns,
+        end_seq(of_client),
+        end_seq(of_server),
+        of_server.ack,
+        of_client.tsval,
+    )
 
 
 def _ordinary(flow: list[Segment]) -> int:

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
 
 from backlogtrace.capture import open_capture
 from backlogtrace.replay import Options, analyze
-from backlogtrace.replay.host import AcceptModel, load_host
+from backlogtrace.replay.host import AcceptModel, Host, HostEvent, load_host
 from backlogtrace.replay.rows import MismatchRow
-from backlogtrace.segment import HANDSHAKE
+from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN
 from tests.replay.bundle import bundle
+from tests.replay.wire import FakeCapture, Wire, at, host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,13 +37,18 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 class _Pieces:
     """A capture in pieces of `size` packets, ordinary handshakes of a piece put together or not."""
 
-    def __init__(self, path: Path, size: int, *, together: bool) -> None:
-        with open_capture([str(path)], keep_all=True) as capture:
-            self._segments = cast("list[Segment]", [item for chunk in capture.chunks() for item in chunk])
-        self.info = capture.info
+    def __init__(self, what: Path | list[Segment], size: int, *, together: bool) -> None:
+        if isinstance(what, Path):
+            with open_capture([str(what)], keep_all=True) as capture:
+                self._segments = cast("list[Segment]", [item for chunk in capture.chunks() for item in chunk])
+            self.info = capture.info
+        else:
+            self._segments = what
+            self.info = FakeCapture(what).info
         self._size = size
         self._together = together
         self.bundled = 0
+        self.closed = 0
 
     def chunks(self) -> Iterator[list[Any]]:
         for start in range(0, len(self._segments), self._size):
@@ -48,6 +56,7 @@ class _Pieces:
             if self._together:
                 piece = bundle(piece)
                 self.bundled += sum(item.flags == HANDSHAKE for item in piece)
+                self.closed += sum(getattr(item, "closed", False) for item in piece)
             yield piece
 
 
@@ -68,17 +77,17 @@ def _outcome(capture: _Pieces, host: Any, options: Options) -> Any:
 
 
 @pytest.mark.parametrize("size", [30, 100_000])
-@pytest.mark.parametrize("given", [*_PARAMETERS, "host file"])
-def test_handshakes_together_or_apart_same_result(given: str, size: int) -> None:
+@pytest.mark.parametrize("parameters", [*_PARAMETERS, "host file"])
+def test_handshakes_together_or_apart_same_result(parameters: str, size: int) -> None:
     bundled = 0
     for truth in _FIXTURES:
         folder = truth.parent
-        host = load_host(folder / "host.json") if given == "host file" else None
-        options = Options(routine_rows=False, **_PARAMETERS.get(given, {}))
+        known = load_host(folder / "host.json") if parameters == "host file" else None
+        options = Options(routine_rows=False, **_PARAMETERS.get(parameters, {}))
         apart, together = (
             _Pieces(folder / "capture.pcap", size, together=choice) for choice in (False, True)
         )
-        assert _outcome(together, host, options) == _outcome(apart, host, options), folder.name
+        assert _outcome(together, known, options) == _outcome(apart, known, options), folder.name
         bundled += together.bundled
     assert bundled > 50
 
@@ -87,11 +96,67 @@ def test_handshakes_together_or_apart_same_result(given: str, size: int) -> None
 def test_rows_wanted_or_not_same_totals(truth: Path) -> None:
     """Leaving out the rows of ordinary packets takes another way through the replay."""
     folder = truth.parent
-    for host in (load_host(folder / "host.json"), None):
+    for known in (load_host(folder / "host.json"), None):
         short, long = (
             _outcome(
-                _Pieces(folder / "capture.pcap", 100_000, together=False), host, Options(routine_rows=rows)
+                _Pieces(folder / "capture.pcap", 100_000, together=False), known, Options(routine_rows=rows)
             )
             for rows in (False, True)
         )
         assert short == long
+
+
+@st.composite
+def _connections(draw: st.DrawFn) -> list[Segment]:
+    """Connections of a few clients that use their ports again, closed by either side or reset."""
+    wire = Wire()
+    for c in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(0, 40)) * 10.0 + c / 1000  # no two packets at the same time
+        for _ in range(draw(st.integers(1, 3))):
+            isn, theirs = draw(st.integers(0, 9)) * 10_000, draw(st.integers(1, 9)) * 100_000
+            stamp = draw(st.sampled_from([-1, 5, 1000 + round(at)]))
+            step = draw(st.sampled_from([1, 5, 300]))
+            wire.inbound(SYN, c, at, seq=isn, tsval=stamp)
+            wire.outbound(SYN | ACK, c, at + 0.1, seq=theirs, ack=isn + 1)
+            wire.inbound(ACK, c, at + step, seq=isn + 1, ack=theirs + 1, tsval=stamp)
+            wire.inbound(ACK, c, at + step + 0.1, seq=isn + 1, ack=theirs + 1, length=10, tsval=stamp)
+            wire.outbound(ACK, c, at + step + 0.2, seq=theirs + 1, ack=isn + 11)
+            fate = draw(st.sampled_from(["client", "client", "server", "server", "crossed", "reset", "open"]))
+            ends = at + step + draw(st.sampled_from([1.0, 20.0, 2000.0]))
+            covered = theirs + (1 if fate in {"client", "crossed"} else 2)
+            if fate in {"client", "server", "crossed"}:
+                first = fate == "client"
+                wire.inbound(FIN | ACK, c, ends + (not first), seq=isn + 11, ack=covered, tsval=stamp)
+                wire.outbound(FIN | ACK, c, ends + first, seq=theirs + 1, ack=isn + (12 if first else 11))
+            elif fate == "reset":
+                wire.inbound(RST, c, ends, seq=isn + 11)
+            at = ends + draw(st.sampled_from([2.0, 40.0, 3000.0, 59_000.0, 61_500.0, 130_000.0]))
+    return wire.segments
+
+
+def _happens(ms: float, op: str, **fields: Any) -> HostEvent:
+    return HostEvent(at(ms), cast("Any", op), 0, **fields)
+
+
+_HOSTS = [
+    Host(),
+    host(1),
+    host(3, [_happens(ms, "accept") for ms in range(5, 400, 30)]),
+    host(3, [_happens(100.5, "close"), _happens(140.5, "listen", backlog=2)]),
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    _connections(),
+    st.sampled_from(_HOSTS),
+    st.sampled_from([AcceptModel("infer"), AcceptModel("immediate"), AcceptModel("rate", 20.0)]),
+    st.sampled_from([7, 20, 1000]),
+)
+def test_connections_together_or_apart_same_result(
+    segments: list[Segment], known: Host, accept: AcceptModel, size: int
+) -> None:
+    options = Options(routine_rows=False, accept=accept)
+    together, apart = (_Pieces(segments, size, together=choice) for choice in (True, False))
+    assert _outcome(together, known, options) == _outcome(apart, known, options)
+    event(f"closed: {bool(together.closed)}")
