@@ -115,6 +115,8 @@ class Bundler:
         self._selector = selector
         self._seen = np.zeros(1 << _SEEN_BITS, np.bool_)
         """Slots of flows of which an earlier batch had packets."""
+        self._spoke = np.full(1 << _WAY_BITS, -1, np.int32)
+        """First packet of a batch, by source and destination, that carries data or a FIN."""
 
     def find(
         self, headers: Headers, times: Ints, chosen: Ints, ends: tuple[Tags, Tags], fastopen: Bools
@@ -153,9 +155,23 @@ class Bundler:
             rcv_nxt,
             tsval,
             when[first + size - 1],
-            _served(headers, times, ends, groups.packets[first]),
+            self._served(headers, times, ends, groups.packets[first]),
             closings,
         )
+
+    def _served(self, headers: Headers, times: Ints, ends: tuple[Tags, Tags], syns: Ints) -> Ints:
+        """When the server first sent data or a FIN on the connections of some SYNs; -1: not known."""
+        source, target = ends
+        first = self._spoke
+        spoken = np.flatnonzero((headers.length > 0) | (headers.flags & FIN != 0))[::-1]
+        slots = slots_of(source[spoken] + (target[spoken] << _ONE_BIT), _WAY_BITS)
+        # of several in a slot the first must stand: numpy assigns in order, so it comes last
+        first[slots] = spoken
+        client, server = source[syns], target[syns]
+        found = first[slots_of(server + (client << _ONE_BIT), _WAY_BITS)]
+        first[slots] = -1
+        mine = (found >= 0) & (source[found] == server) & (target[found] == client)
+        return np.where(mine, times[headers.number[found]], -1)
 
     def _openings(self, headers: Headers, chosen: Ints, source: Tags, target: Tags) -> _Groups | None:
         """The packets of each flow that this batch opens with a SYN; None when there are none."""
@@ -264,19 +280,6 @@ def _after(headers: Headers, packets: Ints) -> Numbers:
     """Sequence numbers after FINs."""
     after: Numbers = headers.rows[packets, SEQ].byteswap() + headers.length[packets].astype(np.uint32) + _ONE
     return after
-
-
-def _served(headers: Headers, times: Ints, ends: tuple[Tags, Tags], syns: Ints) -> Ints:
-    """When the server first sent data or a FIN on the connections of some SYNs; -1: not known."""
-    source, target = ends
-    spoken = np.flatnonzero((headers.length > 0) | (headers.flags & FIN != 0))[::-1]
-    first = np.full(1 << _WAY_BITS, -1, np.int32)
-    # of several in a slot the first must stand: numpy assigns in order, so it comes last
-    first[slots_of(source[spoken] + (target[spoken] << _ONE_BIT), _WAY_BITS)] = spoken
-    client, server = source[syns], target[syns]
-    found = first[slots_of(server + (client << _ONE_BIT), _WAY_BITS)]
-    mine = (found >= 0) & (source[found] == server) & (target[found] == client)
-    return np.where(mine, times[headers.number[found]], -1)
 
 
 def _before(marks: Bools) -> Ints:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from backlogtrace.replay.evidence import Evidence
     from backlogtrace.replay.journal import Journal
     from backlogtrace.replay.route import Route
+    from backlogtrace.replay.track import Track
     from backlogtrace.segment import Segment
 
 _SILENCE_NS = 50_000_000
@@ -67,9 +68,10 @@ class Acceptance:
 
     # ---- accept() ----
 
-    def served(self, child: Child) -> None:
+    def served(self, child: Child, track: Track) -> None:
         """The server's application uses a connection: it and all before it were accepted."""
-        while not child.accepted and self._accept(child.listener):
+        listener = child.listener
+        while not child.accepted and self._accept(listener, track):
             pass
         child.accepted = True
 
@@ -78,12 +80,12 @@ class Acceptance:
         while listener.accept_queue_full() and self._accept(listener):
             pass
 
-    def _accept(self, listener: ListenSocket) -> bool:
+    def _accept(self, listener: ListenSocket, track: Track | None = None) -> bool:
         child = listener.accept()
         if child is None:
             return False
         self.accepts += 1
-        self._route.of(child.key).summary.accepted += 1
+        (track or self._route.of(child.key)).summary.accepted += 1
         return True
 
     def _full(self, listener: ListenSocket, segment: Segment) -> bool:

@@ -143,7 +143,7 @@ class Replay:
                 ):
                     child_sent(self.stack, entry, segment)
                     if acceptance is not None and not entry.accepted and (segment.length or flags & FIN):
-                        acceptance.served(entry)
+                        acceptance.served(entry, track)
                     if unproved:
                         journal.proved(key, segment)
                     continue
@@ -329,7 +329,7 @@ class Replay:
             if type(entry) is Child:
                 child_sent(self.stack, entry, segment)
                 if self.acceptance is not None and not entry.accepted and (segment.length or flags & FIN):
-                    self.acceptance.served(entry)
+                    self.acceptance.served(entry, track)
                 self._journal.proved(key, segment)
             if kind == "rst":
                 asked = self._ahead.asked(segment)

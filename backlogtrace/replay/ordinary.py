@@ -147,7 +147,7 @@ class Ordinary:
             return self._use(track, item, socket, now)
         assert isinstance(socket, ListenSocket)
         key = item.src + item.dst
-        if self.acceptance is not None:
+        if self.acceptance is not None and socket.accept_queue_full():
             self.acceptance.make_room(socket)  # the wire shows that this one was let in
         if socket is not track.socket or not socket.listening or socket.accept_queue_full():
             syn, synack, *self.packets_left = item.segments()
@@ -185,11 +185,11 @@ class Ordinary:
             self.packets_left = item.segments()[-2:] if item.closed else []
             return not item.closed
         if self.acceptance is not None and not child.accepted:
-            self.acceptance.served(child)
+            self.acceptance.served(child, track)
         if not item.closed:
             return True
-        if now < item.fin_ns:
+        if child.accepted or now >= item.fin_ns:  # nobody asks about an accepted one before it is closed
+            closed(self._stack, child, item, now)
+        else:
             self._later(item.fin_ns, track, item, child)
-            return True
-        closed(self._stack, child, item, now)
         return True
