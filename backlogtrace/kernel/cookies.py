@@ -32,8 +32,18 @@ def mss_index(profile: Profile, mss: int, *, ipv6: bool) -> int:
     return max(bisect_right(table, mss) - 1, 0)
 
 
+class SentCookies:
+    """The cookies of a host: its secret is the same for all listeners, also for one that comes later."""
+
+    __slots__ = ("order", "sent")
+
+    def __init__(self) -> None:
+        self.sent: dict[bytes, int] = {}
+        self.order: deque[bytes] = deque()
+
+
 class CookieJar:
-    """Cookies one listener sent, and its memory of the last overflow.
+    """Cookies one listener sent among those of its host, and its memory of the last overflow.
 
     A cookie is packed into one int (a flood sends a million of them): time_ns, MSS index,
     client ISN (32 bits), cookie (33 bits, the top one set while it has not been seen).
@@ -41,11 +51,11 @@ class CookieJar:
 
     __slots__ = ("_clock", "_order", "_profile", "_sent", "_stamp", "_stamp_ns")
 
-    def __init__(self, profile: Profile, clock: Clock) -> None:
+    def __init__(self, profile: Profile, clock: Clock, host: SentCookies | None = None) -> None:
         self._profile = profile
         self._clock = clock
-        self._sent: dict[bytes, int] = {}
-        self._order: deque[bytes] = deque()
+        host = host or SentCookies()
+        self._sent, self._order = host.sent, host.order
         self._stamp = 0  # jiffies, as the kernel's u32
         self._stamp_ns: int | None = None
 

@@ -90,7 +90,7 @@ class ListenSocket:
         self.young = 0
         self.expiring = 0
         """Requests that may have expired already: their timer's window is open."""
-        self.cookies = CookieJar(stack.profile, stack.clock)
+        self.cookies = CookieJar(stack.profile, stack.clock, stack.cookies)
         self.fastopen = FastOpenQueue()
         self.listening = True
         self.syn_capacity = 0

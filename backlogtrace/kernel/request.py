@@ -48,6 +48,9 @@ class Request:
     """Its SYN-ACK is still to be seen."""
     timer = 0
     """Token of the pending timer; 0: none."""
+    fired_ns = nominal_ns = 0
+    """When the timer was due that fired last, and when the one is that is pending; used where the kernel
+    looks only every 200 ms."""
     due = 0
     deadline = 0
     """Earliest and latest time (ns) at which the timer fires."""

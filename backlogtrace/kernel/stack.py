@@ -21,9 +21,10 @@ from backlogtrace.kernel.connection import (
     outlived,
     timewait_receive,
 )
+from backlogtrace.kernel.cookies import SentCookies
 from backlogtrace.kernel.listener import ListenSocket
+from backlogtrace.kernel.prune import make_timers
 from backlogtrace.kernel.request import Request, check_req
-from backlogtrace.kernel.timers import make_timers
 from backlogtrace.segment import ACK, RST, SYN
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Stack:
         self.timers = make_timers(clock, lifo=profile.timer == "wheel")
         self.leaving: deque[tuple[int, Child | TimeWait]] = deque()
         """Closing connections and TIME_WAITs, and when they are over (ns)."""
+        self.cookies = SentCookies()
         self._listeners: dict[bytes, ListenSocket] = {}
         self._mates: dict[bytes, list[ListenSocket]] = {}
         """All sockets of an address and port that had more than one (SO_REUSEPORT, or one after another)."""

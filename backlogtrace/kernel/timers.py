@@ -60,6 +60,9 @@ class RequestTimers:
         else:
             bucket.append(request)
 
+    def saw(self, request: Request, when_ns: int) -> None:
+        """The SYN-ACK of a request's timer was seen; the clock has learnt from it already."""
+
     def pop_due(self, now_ns: int) -> Iterator[Request]:
         """Requests whose timer may fire at or before `now_ns`, in firing order."""
         keys = self._keys
@@ -104,9 +107,7 @@ class WindowTimers:
 
     def arm(self, request: Request, now_ns: int, seconds: int, latest_ns: int = 0) -> None:
         """(Re)start the timer of `request`, now or at the latest at `latest_ns`."""
-        due, deadline, _ = self._clock.arm(now_ns, seconds)
-        if latest_ns > now_ns:
-            deadline = self._clock.arm(latest_ns, seconds)[1]
+        due, deadline = self.window(request, now_ns, max(now_ns, latest_ns), seconds)
         request.due = due
         request.deadline = deadline
         self._token = request.timer = self._token + 1
@@ -119,6 +120,13 @@ class WindowTimers:
         else:
             queue.append(entry)
         self.next_due = min(self.next_due, due)
+
+    def window(self, request: Request, earliest: int, latest: int, seconds: int) -> tuple[int, int]:  # noqa: ARG002
+        """(earliest, latest) ns at which a timer fires that was armed between two times."""
+        return self._clock.arm(earliest, seconds)[0], self._clock.arm(latest, seconds)[1]
+
+    def saw(self, request: Request, when_ns: int) -> None:
+        """The SYN-ACK of a request's timer was seen."""
 
     def pop_due(self, now_ns: int) -> Iterator[Request]:
         """Requests whose timer may fire at or before `now_ns`, in order."""
@@ -156,8 +164,3 @@ class WindowTimers:
             if queue and queue[0] is entry:
                 queue.popleft()
                 return
-
-
-def make_timers(clock: Clock, *, lifo: bool) -> RequestTimers | WindowTimers:
-    """The kind of timers that fits the clock."""
-    return RequestTimers(clock, lifo=lifo) if clock.exact else WindowTimers(clock)

@@ -176,6 +176,8 @@ class Firing:
         corrected = fired < synack.time_ns
         if isinstance(clock, TickClock) and (corrected or fired - expectation.time_ns < clock.tick_ns):
             clock.pin(fired, listener.interval(request.num_timeout - 1), precise=not corrected)
+        if request.timer:
+            self._timers.saw(request, fired)
         if request.timer and abs(fired - expectation.due_ns) > clock.tick_ns:
             # a tick that was not counted yet when the timer ran does not count for the next one either
             earliest = fired
