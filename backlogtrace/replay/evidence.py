@@ -45,7 +45,8 @@ REPLY = SYNACK_REPLY | RST_REPLY | ACK_REPLY
 REPLY_NS = 300_000_000
 """A direct reply comes within this."""
 _BURST_NS = 1_000_000_000  # the resets of one close() come closer together
-_FLOWS = 200_000  # followed at a time: a flood must not fill the memory
+_FLOWS = 100_000  # of a generation: a flood must not fill the memory
+_ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
 _MASK = 0xFFFFFFFF
 
 
@@ -94,6 +95,8 @@ class Listening:
     """How often a SYN-ACK was repeated at most without being asked for."""
     ack_resets: int = 0
     """ACKs answered with a RST."""
+    unrepeated: int = 0
+    """SYN-ACKs that nobody answered and that were not repeated either."""
     cookie_signs: int = 0
     fastopen: bool = False
     """SYNs with a Fast Open option came."""
@@ -117,6 +120,7 @@ class Listening:
         """Add what is known of another endpoint of the same listener."""
         self.attempts += other.attempts
         self.repeats = max(self.repeats, other.repeats)
+        self.unrepeated += other.unrepeated
         self.ack_resets += other.ack_resets
         self.cookie_signs += other.cookie_signs
         self.fastopen = self.fastopen or other.fastopen
@@ -146,6 +150,8 @@ class Evidence:
         """By endpoint."""
         self._bits = array("H", bytes(2048))
         self._flows: dict[bytes, _Flow] = {}
+        self._older: dict[bytes, _Flow] = {}
+        """The generation before: only those that come again are kept on."""
         self._resets: list[tuple[int, bytes]] = []
         """When the server reset, unasked, connections on which the client had sent nothing."""
         self._used_ns: dict[int, int] = {}
@@ -196,7 +202,7 @@ class Evidence:
                     self._known(dst).attempts += 1
                 continue
             if inbound and (src in exact or (wild and route.find(src) is not None)):  # both ends listen
-                inbound = flags & (SYN | ACK) == SYN or src + dst in self._flows
+                inbound = flags & (SYN | ACK) == SYN or self._flow(src + dst) is not None
             if inbound:
                 self._inbound(segment)
             elif src in exact or (wild and route.find(src) is not None):
@@ -219,15 +225,9 @@ class Evidence:
                 known.refused.append(known.last_syn_ns)
             known.refused = array("q", sorted(known.refused))
             known.taken = array("q", sorted(known.taken))
-        bursts = _bursts(self._resets)
-        for key, flow in self._flows.items():
-            if flow.pending and not flow.used:
-                # close() of a listener resets what waits in its accept queue: this one was not in it
-                for start in bursts.get(key[len(key) // 2 :], ()):
-                    if start > flow.last_ns:
-                        self._mark_pending(flow, IGNORED)
-                        break
-        self._flows.clear()
+        self._leave(self._older)
+        self._leave(self._flows)
+        self._older, self._flows = {}, {}
 
     def _known(self, end: bytes) -> Listening:
         found = self.listening.get(end)
@@ -241,13 +241,37 @@ class Evidence:
 
     def _follow(self, key: bytes, flow: _Flow) -> _Flow:
         if len(self._flows) >= _FLOWS:
-            del self._flows[next(iter(self._flows))]
+            self._leave(self._older)
+            self._older, self._flows = self._flows, {}
         self._flows[key] = flow
         return flow
 
+    def _flow(self, key: bytes) -> _Flow | None:
+        found = self._flows.get(key)
+        if found is None and self._older:
+            found = self._older.pop(key, None)
+            if found is not None:
+                self._flows[key] = found
+        return found
+
+    def _leave(self, flows: dict[bytes, _Flow]) -> None:
+        """No more is to be learnt of `flows`."""
+        alone = self.last_ns - _ALONE_NS
+        bursts = _bursts(self._resets)
+        for key, flow in flows.items():
+            if flow.synack is None or flow.used:
+                continue
+            end = key[len(key) // 2 :]
+            if flow.pending:
+                # close() of a listener resets what waits in its accept queue: this one was not in it
+                if any(start > flow.last_ns for start in bursts.get(end, ())):
+                    self._mark_pending(flow, IGNORED)
+            elif not flow.repeats and flow.last_ns < alone and flow.asked is not None:
+                self._known(end).unrepeated += flow.asked.time_ns == flow.last_ns
+
     def _inbound(self, segment: Segment) -> None:
         key = segment.src + segment.dst
-        flow = self._flows.get(key)
+        flow = self._flow(key)
         flags = segment.flags
         if flags & (SYN | ACK | RST) == SYN:
             if flow is None:
@@ -287,7 +311,7 @@ class Evidence:
 
     def _outbound(self, segment: Segment) -> None:
         key = segment.dst + segment.src
-        flow = self._flows.get(key)
+        flow = self._flow(key)
         if flow is None:
             return
         flags = segment.flags

@@ -18,7 +18,7 @@ from backlogtrace.replay.evidence import Evidence, Listening
 from backlogtrace.replay.host import Host, HostListener
 from backlogtrace.replay.hypothesis import SYSCTLS, UNLIMITED, Hypothesis
 from backlogtrace.replay.route import Route
-from backlogtrace.replay.search import Found, Search, cost
+from backlogtrace.replay.search import Found, Search
 from backlogtrace.replay.track import Track
 from backlogtrace.replay.trial import attempt, blank_summary
 from backlogtrace.segment import HANDSHAKE, endpoint, endpoint_text
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 _KEPT = 300_000
 """Packets and whole handshakes kept in memory, so that a capture need not be read twice."""
-_WINDOW = 3_000
+_WINDOW = 2_000
 """Packets of a listener that hypotheses are tried on, from shortly before the first trouble."""
 _BEFORE = 1_000
-_BUDGET = 1_500_000
+_BUDGET = 800_000
 """Packets replayed in a search."""
 _SAMPLE = 200_000
 _JUDGED = 20_000
@@ -284,8 +284,8 @@ def _judged(search: Search, rivals: list[Found], segments: list[Segment], eviden
     for rival in rivals:
         score = attempt(segments, evidence, search.host(rival.hypothesis))
         assert score is not None
-        judged.append(Found(cost(rival.hypothesis, score), rival.hypothesis, score))
-    return sorted(judged)
+        judged.append(Found(search.cost(rival.hypothesis, score), rival.hypothesis, score))
+    return sorted(judged, key=lambda one: one.cost)
 
 
 def _differing(

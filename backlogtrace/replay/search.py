@@ -58,6 +58,7 @@ _ALL_BACKLOGS = 64  # up to here every number is tried
 _WIDTH = 4  # hypotheses varied at a time
 _SLACK = 3  # a trial goes on for so many contradictions more than the best one has
 _CONTRADICTION = 6.0  # -log of how rarely the wire contradicts the truth
+_MANY = 20  # SYN-ACKs that a request would have repeated
 _CHANGE_TIMES = 8
 _CHANGES = 3
 
@@ -128,9 +129,15 @@ class Search:
 
     def ranked(self) -> list[Found]:
         """Everything that was tried to the end, the best first."""
-        return sorted(
-            Found(cost(h, score), h, score) for h, score in self._tried.items() if score is not None
-        )
+        tried = self._tried.items()
+        found = (Found(self.cost(h, score), h, score) for h, score in tried if score is not None)
+        return sorted(found, key=lambda one: (one.cost, one.hypothesis.kernel, one.hypothesis.backlog))
+
+    def cost(self, hypothesis: Hypothesis, score: Score) -> float:
+        """How badly a hypothesis explains what was seen; the unit is that of a negative log likelihood."""
+        forgets = hypothesis.syncookies == 2 or hypothesis.retries == 0  # noqa: PLR2004 - always cookies
+        unseen = self._seen.unrepeated >= _MANY and not self._seen.repeats and not forgets
+        return _cost(hypothesis, score) + (_MANY if unseen else 0)
 
     def host(self, hypothesis: Hypothesis) -> Host:
         """The host file that says the same."""
@@ -140,6 +147,10 @@ class Search:
         if self._fixed:
             hypothesis = replace(hypothesis, **self._fixed)  # type: ignore[arg-type]
         if hypothesis in self._tried or self._left < 0:
+            return
+        largest = self._tried.get(replace(hypothesis, backlog=UNLIMITED))
+        if largest is not None and hypothesis.backlog > largest.reach and not hypothesis.changes:
+            self._tried[hypothesis] = largest
             return
         self._left -= len(self._segments)
         score = attempt(self._segments, self._evidence, self.host(hypothesis), limit=self._least + _SLACK)
@@ -187,7 +198,8 @@ class Search:
     def _possible_backlogs(self) -> list[int]:
         most = self._seen.attempts
         few = list(range(min(most, _ALL_BACKLOGS) + 1))
-        return [*few, *(n for n in _BACKLOGS if few[-1] < n <= most), UNLIMITED]
+        # the largest first: those that make no difference to it need not be tried
+        return [UNLIMITED, *(n for n in _BACKLOGS if few[-1] < n <= most), *few]
 
     def _variations(self) -> Iterator[Mapping[str, object]]:
         yield from ({"kernel": kernel} for kernel in KERNELS)
@@ -201,7 +213,7 @@ class Search:
         yield from ({"backlog": n} for n in self._backlogs)
 
 
-def cost(hypothesis: Hypothesis, score: Score) -> float:
+def _cost(hypothesis: Hypothesis, score: Score) -> float:
     """How badly a hypothesis explains what was seen; the unit is that of a negative log likelihood."""
     return (
         _CONTRADICTION * score.contradictions

@@ -102,6 +102,12 @@ class Track:
         """The socket's track that a 4-tuple belongs to: this one, or another one of its group."""
         return self if self.group is None else self.group.of(key)
 
+    @property
+    def reach(self) -> int:
+        """The longest accept queue, or twice the longest SYN queue: half full, it is under pressure."""
+        longest = ((sample.accept_queue[1], 2 * sample.syn_queue[1]) for sample in self._samples)
+        return max((max(accept, syn) for accept, syn in longest), default=0)
+
     def queues(self) -> tuple[int, int, int]:
         """Accept queue length, lowest and highest SYN queue length."""
         socket = self.socket

@@ -48,6 +48,8 @@ class Score(NamedTuple):
     """Those among them that only a missing SYN-ACK speaks for."""
     noted: tuple[Contradiction, ...]
     """The first contradictions, by time."""
+    reach: int = 0
+    """A larger backlog than this makes no difference: neither queue, nor half the SYN queue, was longer."""
 
 
 def blank_summary() -> ListenerSummary:
@@ -145,4 +147,10 @@ def attempt(
         return None
     acceptance = replay.acceptance
     assert acceptance is not None
-    return Score(journal.found, acceptance.accepts, acceptance.weak, tuple(sorted(journal.noted)))
+    return Score(
+        journal.found,
+        acceptance.accepts,
+        acceptance.weak,
+        tuple(sorted(journal.noted, key=lambda noted: (noted.time_ns, noted.frame or 0))),
+        max(track.reach for track in tracks),
+    )
