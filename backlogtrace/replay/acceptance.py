@@ -43,6 +43,7 @@ _SILENCE_NS = 50_000_000
 """A reply to a SYN that came this short before the end of the capture may be missing."""
 _LAST_WORD_NS = 1_300_000_000
 """Likewise for the repetition of a SYN-ACK."""
+_SAFE_REPEATS = 2
 _CLEARLY = 3  # one explanation is this much likelier than the other
 
 
@@ -153,6 +154,8 @@ class Acceptance:
         acked, request.acked = request.acked, True
         _, send = request.listener.timer_plan(request)
         request.acked = acked
+        # under pressure, which may come, only the first two repetitions are safe
+        send = send and (request.num_timeout < _SAFE_REPEATS or not request.listener.under_pressure())
         return send and self._evidence.last_ns > max(request.deadline, segment.time_ns) + _LAST_WORD_NS
 
     # ---- following the wire ----

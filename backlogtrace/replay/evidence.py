@@ -106,6 +106,8 @@ class Listening:
     taken: array[int] = field(default_factory=lambda: array("q"))
     """Times (ns) of what was: the first packet of each connection that the server used."""
     closed: bool = False
+    alive_ns: int = 0
+    """Last time a SYN was answered with a SYN-ACK."""
     first_rst_ns: int | None = None
     """First RST since the last sign that somebody listens."""
     last_syn: int = 0
@@ -155,6 +157,7 @@ class Evidence:
         self._resets: list[tuple[int, bytes]] = []
         """When the server reset, unasked, connections on which the client had sent nothing."""
         self._used_ns: dict[int, int] = {}
+        """See taken_by(); None there: no other packet can have completed the handshake."""
 
     # ---- asking ----
 
@@ -163,7 +166,7 @@ class Evidence:
         return self._bits[frame] if frame < len(self._bits) else 0
 
     def taken_by(self, frame: int) -> int | None:
-        """By when a packet that is USED was taken (ns); None when a reply shows that it was at once."""
+        """When the client sent the last packet that can have been taken instead of a USED one (ns)."""
         return self._used_ns.get(frame)
 
     def last_refusal(self, end: bytes, before_ns: int) -> int | None:
@@ -225,6 +228,10 @@ class Evidence:
                 known.refused.append(known.last_syn_ns)
             known.refused = array("q", sorted(known.refused))
             known.taken = array("q", sorted(known.taken))
+        for end, starts in _bursts(self._resets).items():
+            known = self._known(end)
+            if not known.closed and starts[-1] > known.alive_ns and starts[-1] < self.last_ns - _BURST_NS:
+                known.doors.append(Door(starts[-1] - 1, open=False))
         self._leave(self._older)
         self._leave(self._flows)
         self._older, self._flows = {}, {}
@@ -347,6 +354,7 @@ class Evidence:
             if flow.pending:
                 known.refused.append(flow.last_ns)
         if asked:
+            known.alive_ns = synack.time_ns
             known.first_rst_ns = None
             if known.closed:
                 known.closed = False
@@ -380,10 +388,10 @@ class Evidence:
         flow.used = True
         if flow.pending:
             self._known(segment.src).taken.append(flow.pending_ns)
-        for frame, _ in flow.pending:
-            self._bits[frame] |= USED
+        self._mark_pending(flow, USED)
+        for frame, _ in flow.pending[:-1]:
             if not self._bits[frame] & ACK_REPLY:
-                self._used_ns[frame] = segment.time_ns
+                self._used_ns[frame] = flow.last_ns
         flow.pending = ()
 
     def _judge(self, flow: _Flow, segment: Segment) -> None:

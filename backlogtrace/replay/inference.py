@@ -283,7 +283,6 @@ def _judged(search: Search, rivals: list[Found], segments: list[Segment], eviden
     judged = []
     for rival in rivals:
         score = attempt(segments, evidence, search.host(rival.hypothesis))
-        assert score is not None
         judged.append(Found(search.cost(rival.hypothesis, score), rival.hypothesis, score))
     return sorted(judged, key=lambda one: one.cost)
 

@@ -6,6 +6,7 @@ something was changed on the way. Keeps everything it tried, so that rivals can 
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -97,7 +98,7 @@ class Search:
         self._fixed = fixed
         self._left = budget
         """Packets that may still be replayed."""
-        self._tried: dict[Hypothesis, Score | None] = {}
+        self._tried: dict[Hypothesis, Score] = {}
         self._least = 1 << 62
         self._backlogs = self._possible_backlogs()
 
@@ -130,7 +131,7 @@ class Search:
     def ranked(self) -> list[Found]:
         """Everything that was tried to the end, the best first."""
         tried = self._tried.items()
-        found = (Found(self.cost(h, score), h, score) for h, score in tried if score is not None)
+        found = (Found(self.cost(h, score), h, score) for h, score in tried if score.whole)
         return sorted(found, key=lambda one: (one.cost, one.hypothesis.kernel, one.hypothesis.backlog))
 
     def cost(self, hypothesis: Hypothesis, score: Score) -> float:
@@ -149,13 +150,13 @@ class Search:
         if hypothesis in self._tried or self._left < 0:
             return
         largest = self._tried.get(replace(hypothesis, backlog=UNLIMITED))
-        if largest is not None and hypothesis.backlog > largest.reach and not hypothesis.changes:
+        if largest and largest.whole and hypothesis.backlog > largest.reach and not hypothesis.changes:
             self._tried[hypothesis] = largest
             return
         self._left -= len(self._segments)
         score = attempt(self._segments, self._evidence, self.host(hypothesis), limit=self._least + _SLACK)
         self._tried[hypothesis] = score
-        if score is not None:
+        if score.whole:
             self._least = min(self._least, score.contradictions)
 
     def _try_backlogs(self, like: Hypothesis) -> None:
@@ -176,21 +177,31 @@ class Search:
         best = self.ranked()[0]
         if not best.score.contradictions:
             return False
-        for found in self.ranked()[:3]:
-            times = sorted({noted.time_ns - 1 for noted in found.score.noted})[:_CHANGE_TIMES]
-            for when in times:
+        changed = {found.hypothesis for found in self.ranked()[:3]} | set(self._longest_right())
+        for hypothesis in changed:
+            times = sorted({noted.time_ns - 1 for noted in self._tried[hypothesis].noted})
+            for when in times[:_CHANGE_TIMES]:
                 for backlog in self._backlogs:
-                    self._try_change(found.hypothesis, Change(when, "listen", backlog))
+                    self._try_change(hypothesis, Change(when, "listen", backlog))
                 for value in (0, 1, 2):
-                    self._try_change(found.hypothesis, Change(when, "net.ipv4.tcp_syncookies", value))
+                    self._try_change(hypothesis, Change(when, "net.ipv4.tcp_syncookies", value))
                 for value in (0, 1):
-                    self._try_change(found.hypothesis, Change(when, "net.ipv4.tcp_abort_on_overflow", value))
+                    self._try_change(hypothesis, Change(when, "net.ipv4.tcp_abort_on_overflow", value))
         if self.ranked()[0].cost >= best.cost:
             return False
         self._try_backlogs(self.ranked()[0].hypothesis)
         for kernel in KERNELS:
             self._try(replace(self.ranked()[0].hypothesis, kernel=kernel))
         return True
+
+    def _longest_right(self) -> list[Hypothesis]:
+        """Those that nothing contradicts for the longest time: something may have been changed then."""
+
+        def key(hypothesis: Hypothesis) -> tuple[int, float]:
+            noted = self._tried[hypothesis].noted
+            return -noted[0].time_ns, hypothesis.implausibility()
+
+        return heapq.nsmallest(_WIDTH, (h for h, score in self._tried.items() if score.noted), key=key)
 
     def _try_change(self, hypothesis: Hypothesis, change: Change) -> None:
         self._try(replace(hypothesis, changes=(*hypothesis.changes, change)))

@@ -48,7 +48,9 @@ class Score(NamedTuple):
     """Those among them that only a missing SYN-ACK speaks for."""
     noted: tuple[Contradiction, ...]
     """The first contradictions, by time."""
-    reach: int = 0
+    whole: bool
+    """Whether the trial went on to the end; else there were too many contradictions."""
+    reach: int
     """A larger backlog than this makes no difference: neither queue, nor half the SYN queue, was longer."""
 
 
@@ -109,8 +111,8 @@ def attempt(
     *,
     limit: int = 1 << 62,
     decisions: dict[int, Outcome] | None = None,
-) -> Score | None:
-    """Replay `segments` with `host` as the facts and accept() worked out; None above `limit` contradictions.
+) -> Score:
+    """Replay `segments` with `host` as the facts and accept() worked out, up to `limit` contradictions.
 
     `decisions` gets the decision of every inbound packet, by frame.
     """
@@ -133,6 +135,7 @@ def attempt(
     events = EventQueue(stack, route, journal, host, tracks, AcceptModel("never"))
     replay = Replay(stack, route, journal, events, evidence)
     replay.last_ns = segments[-1].time_ns if segments else 0
+    whole = True
     try:
         left = segments
         for _ in replay.run(left, len(left)):
@@ -144,7 +147,7 @@ def attempt(
         for _ in replay.finish():
             pass
     except _TooManyError:
-        return None
+        whole = False
     acceptance = replay.acceptance
     assert acceptance is not None
     return Score(
@@ -152,5 +155,6 @@ def attempt(
         acceptance.accepts,
         acceptance.weak,
         tuple(sorted(journal.noted, key=lambda noted: (noted.time_ns, noted.frame or 0))),
+        whole,
         max(track.reach for track in tracks),
     )
