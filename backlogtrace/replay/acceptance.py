@@ -9,6 +9,8 @@ the model is followed and counted.
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from backlogtrace.replay.track import Track
     from backlogtrace.segment import Segment
 
+_ENTERS = frozenset({"established", "fastopen"})
 _SILENCE_NS = 50_000_000
 """A reply to a SYN that came this short before the end of the capture may be missing."""
 _LAST_WORD_NS = 1_300_000_000
@@ -47,10 +50,53 @@ _SAFE_REPEATS = 2
 _CLEARLY = 3  # one explanation is this much likelier than the other
 
 
+class Floor:
+    """What later packets prove of the accept queue of one listener: how long it was at least."""
+
+    __slots__ = ("_born", "_full", "_length")
+
+    def __init__(self) -> None:
+        self._born = array("q")
+        """When connections entered it (ns)."""
+        self._full = array("q")
+        """When it was seen full (ns), and how many connections that is."""
+        self._length = array("q")
+
+    def entered(self, now_ns: int) -> None:
+        """A connection entered the queue."""
+        self._born.append(now_ns)
+
+    def seen_full(self, now_ns: int, length: int) -> None:
+        """The wire shows that the queue was full, with `length` connections."""
+        self._full.append(now_ns)
+        self._length.append(length)
+
+    @property
+    def highest(self) -> int:
+        """Connections that it had for certain at some time."""
+        return max(self._length, default=0)
+
+    def lowest(self, now_ns: int) -> int:
+        """Connections that it had at least after the packet at `now_ns`: accept() only takes away."""
+        place = bisect_left(self._full, now_ns)
+        if place == len(self._full):
+            return 0
+        entered = bisect_right(self._born, self._full[place]) - bisect_right(self._born, now_ns)
+        return max(0, self._length[place] - entered)
+
+
 class Acceptance:
     """Stands between replay and model while accept() is inferred."""
 
-    def __init__(self, stack: Stack, route: Route, journal: Journal, evidence: Evidence) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        route: Route,
+        journal: Journal,
+        evidence: Evidence,
+        floors: dict[str, Floor] | None = None,
+    ) -> None:
+        """`floors`: what an earlier replay of the same packets proved, by listener."""
         self._stack = stack
         self._route = route
         self._journal = journal
@@ -61,11 +107,32 @@ class Acceptance:
         """Those among them that only a missing SYN-ACK speaks for."""
         self.open = False
         """Whether the fate of the last packet is not told by the wire."""
+        self.floors: dict[str, Floor] = {}
+        """What this replay proves, by listener."""
+        self._known_floors = floors or {}
         stack.room = self._full
+        journal.lowest = self.lowest
 
     def whole(self, handshake: list[Segment]) -> None:
         """A handshake that came as one item is replayed packet by packet: each did what it had to."""
         self._evidence.whole(handshake)
+
+    def lowest(self, track: Track, now_ns: int, most: int) -> int:
+        """The least that the accept queue of a listener can hold at a time when it holds `most` at most."""
+        floors = (self._known_floors.get(track.name), self.floors.get(track.name))
+        return min(most, max((floor.lowest(now_ns) for floor in floors if floor is not None), default=0))
+
+    def peak(self, track: Track) -> tuple[int, int]:
+        """The longest the accept queue of a listener was: proved, and possible."""
+        proved = self.floors[track.name].highest if track.name in self.floors else 0
+        return proved, max(proved, track.summary.peak_accept_queue[1])
+
+    def _floor(self, key: bytes) -> Floor:
+        name = self._route.of(key).name
+        found = self.floors.get(name)
+        if found is None:
+            found = self.floors[name] = Floor()
+        return found
 
     # ---- accept() ----
 
@@ -102,7 +169,12 @@ class Acceptance:
             room = self._room_for(listener, segment, bits, request, full=full)
         if full and room:
             self.make_room(listener)
-        return (full and not room) or room is False
+        refused = (full and not room) or room is False
+        silent = segment.flags & SYN and segment.time_ns < self._evidence.last_ns - _SILENCE_NS
+        if refused and (room is False or silent):
+            floor = self._floor(segment.src + segment.dst)
+            floor.seen_full(segment.time_ns, len(listener.accept_queue))
+        return refused
 
     def _room_for(
         self, listener: ListenSocket, segment: Segment, bits: int, request: object, *, full: bool
@@ -167,6 +239,8 @@ class Acceptance:
         before = self._stack.ehash.get(key)
         outcome = self._stack.receive(segment)
         bits = self._evidence.of(segment.frame)
+        if outcome.decision in _ENTERS:
+            self._floor(key).entered(segment.time_ns)
         if bits & FOREIGN and outcome.reply == "rst" and not bits & RST_REPLY:
             return self._foreign(segment, key)
         if segment.flags & (SYN | ACK | RST) == SYN:

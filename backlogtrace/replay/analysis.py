@@ -114,8 +114,9 @@ class Analysis:
             journal.witness = SideWitness(profile, self.host.hz, kernel_known=known)
         self._witness = journal.witness
         events = EventQueue(stack, self._route, journal, self.host, self._tracks[:], accept)
-        evidence = self.inference.evidence if self.inference is not None else None
-        replay = Replay(stack, self._route, journal, events, evidence)
+        inference = self.inference
+        evidence, floors = (None, None) if inference is None else (inference.evidence, inference.floors)
+        replay = Replay(stack, self._route, journal, events, evidence, floors)
         if self.inference is not None:
             self.header.mode = "infer"
             journal.differing = self.inference.differing
@@ -275,6 +276,8 @@ class Analysis:
                 summary = track.finish(replay.last_ns, _STILL_OPEN_NS)
                 if track.group is not None:
                     summary.peak_accept_queue, summary.peak_syn_queue = track.group.peaks
+                if replay.acceptance is not None:
+                    summary.peak_accept_queue = replay.acceptance.peak(track)
                 summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
                 self.listeners.append(summary)
         _grade(header, info.dropped, info.backward_max_ns)

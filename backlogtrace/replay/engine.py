@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.outcome import Outcome, Reply
     from backlogtrace.kernel.stack import Stack
+    from backlogtrace.replay.acceptance import Floor
     from backlogtrace.replay.events import EventQueue
     from backlogtrace.replay.evidence import Evidence
     from backlogtrace.replay.journal import Journal
@@ -52,8 +53,9 @@ class Replay:
         journal: Journal,
         events: EventQueue,
         evidence: Evidence | None = None,
+        floors: dict[str, Floor] | None = None,
     ) -> None:
-        """`evidence` of the same packets where accept() is to be worked out."""
+        """`evidence` of the same packets where accept() is to be worked out, with what is proved already."""
         self.stack = stack
         self.now = 0
         self.split_at: int | None = None
@@ -69,7 +71,9 @@ class Replay:
         self._firing = Firing(stack, route, journal, self._expected, self._ahead)
         self._ordinary = Ordinary(stack, events)
         stack.member = self._member
-        self.acceptance = Acceptance(stack, route, journal, evidence) if evidence is not None else None
+        self.acceptance = (
+            Acceptance(stack, route, journal, evidence, floors) if evidence is not None else None
+        )
         self._ordinary.acceptance = self.acceptance
         stack.witness = self._ahead.answer
         stack.synack_of = self._ahead.synack

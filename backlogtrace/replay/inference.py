@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.replay.acceptance import Floor
     from backlogtrace.segment import Segment
 
 _KEPT = 300_000
@@ -104,6 +105,8 @@ class Inference:
     host: Host
     """The facts to replay the capture with."""
     listeners: list[ListenerInference]
+    floors: dict[str, Floor]
+    """What is proved of the accept queues, by listener."""
     differing: dict[int, tuple[str, ...]]
     """Packets (frames) that near rivals decide differently -> their other decisions."""
 
@@ -202,6 +205,7 @@ def infer(reader: Reader, host: Host) -> Inference:
     )[:_SEARCHED]
     shared = _fixed(host)
     differing: dict[int, tuple[str, ...]] = {}
+    floors: dict[str, Floor] = {}
     for one in troubled:
         segments = list(islice(_of_listener(recording, one.listener), _JUDGED))
         fixed = {**shared, **_fixed_listener(one.listener)}
@@ -217,7 +221,8 @@ def infer(reader: Reader, host: Host) -> Inference:
         differing |= _differing(search, one.near(), segments, evidence)
         best = one.ranked[0].hypothesis
         shared.update({name: getattr(best, name) for name in ("kernel", *SYSCTLS)})
-    return Inference(evidence, _facts(host, found, shared), found, differing)
+        floors |= one.ranked[0].score.floors
+    return Inference(evidence, _facts(host, found, shared), found, floors, differing)
 
 
 def singles(items: list[Segment]) -> list[Segment]:

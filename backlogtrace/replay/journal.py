@@ -15,7 +15,7 @@ from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
 from backlogtrace.segment import ACK, SYN, endpoint_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.replay.cookie_witness import SideWitness
@@ -51,6 +51,8 @@ class Journal:
         self.routine = routine or everything
         self.everything = everything
         self.rows: deque[Row] = deque()
+        self.lowest: Callable[[Track, int, int], int] | None = None
+        """Where accept() is worked out: the least that an accept queue can hold at a time (ns)."""
         self.differing: dict[int, tuple[str, ...]] = {}
         """Packets (frames) whose decision the evidence leaves open -> the other decisions."""
         self.unproved: dict[bytes, PacketRow] = {}
@@ -65,9 +67,10 @@ class Journal:
     ) -> PacketRow | None:
         """An inbound packet; `queues` are accept queue, lowest and highest SYN queue after it."""
         accept, syn_low, syn_high = queues
+        least = accept if self.lowest is None else self.lowest(track, segment.time_ns, accept)
         rivals = self._silence_rivals if outcome.decision in _SILENT else ()
         row = PacketRow(
-            segment, track.name, outcome, (accept, accept), (syn_low, syn_high), self.certainty, rivals=rivals
+            segment, track.name, outcome, (least, accept), (syn_low, syn_high), self.certainty, rivals=rivals
         )
         if segment.frame in self.differing:
             row.certainty = "undecided"
@@ -102,9 +105,10 @@ class Journal:
     ) -> None:  # fmt: skip
         """Something that left no packet."""
         accept, syn_low, syn_high = track.queues()
+        least = accept if self.lowest is None else self.lowest(track, when, accept)
         peer = None if key is None else endpoint_text(key[: len(key) // 2])
         row = EventRow(
-            when, track.name, peer, event, (accept, accept), (syn_low, syn_high), counters or {}, detail
+            when, track.name, peer, event, (least, accept), (syn_low, syn_high), counters or {}, detail
         )
         if track.group is not None:
             track.group.qualify_event(row, key)

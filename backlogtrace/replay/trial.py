@@ -22,6 +22,7 @@ from backlogtrace.segment import endpoint, endpoint_text
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.replay.acceptance import Floor
     from backlogtrace.replay.evidence import Evidence
     from backlogtrace.replay.host import Host
     from backlogtrace.replay.rows import PacketRow
@@ -50,6 +51,8 @@ class Score(NamedTuple):
     """The first contradictions, by time."""
     whole: bool
     """Whether the trial went on to the end; else there were too many contradictions."""
+    floors: dict[str, Floor]
+    """What the packets prove of the accept queues, by listener."""
     reach: int
     """A larger backlog than this makes no difference: neither queue, nor half the SYN queue, was longer."""
 
@@ -156,5 +159,6 @@ def attempt(
         acceptance.weak,
         tuple(sorted(journal.noted, key=lambda noted: (noted.time_ns, noted.frame or 0))),
         whole,
+        acceptance.floors,
         max(track.reach for track in tracks),
     )
