@@ -247,7 +247,7 @@ def answered(**fields: object) -> Wire:
 def test_rows_say_what_the_wire_leaves_open(
     fields: dict[str, object], certainty: str, rivals: tuple[str, ...], seen: tuple[int, int]
 ) -> None:
-    result = replay(answered(**fields), Host())
+    result = replay(answered(**fields), Host(), accept=AcceptModel("never"))
     row = result.packets[0]
     assert (row.certainty, row.rivals, row.resolved_by) == (certainty, rivals, 2)
     assert [(s.seen_cookies, s.seen_requests) for s in result.listeners] == [seen]
