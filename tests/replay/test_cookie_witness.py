@@ -13,7 +13,7 @@ from backlogtrace.capture import open_capture
 from backlogtrace.kernel import profiles
 from backlogtrace.kernel.cookie_signs import TSVALUES
 from backlogtrace.replay.cookie_witness import CookieWitness, Recognition
-from backlogtrace.replay.host import Host, load_host
+from backlogtrace.replay.host import AcceptModel, Host, load_host
 from backlogtrace.segment import ACK, RST, SYN, Segment
 from tests.kernel.build import server_isn
 from tests.replay.wire import Wire, host, replay
