@@ -63,7 +63,7 @@ class FailedRunError(Exception):
 
 
 def run(command: list[str]) -> Cost:
-    """Run `command` with its output thrown away.
+    """Run `command` with its output thrown away; Python may keep what it compiled, as where it is installed.
 
     Raises FailedRunError, with the last line of its complaint, unless it exits with 0.
     """
@@ -71,6 +71,7 @@ def run(command: list[str]) -> Cost:
     process = subprocess.Popen(
         command,
         cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

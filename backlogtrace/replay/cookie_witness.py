@@ -33,7 +33,7 @@ _MEMORY_NS = 120_000_000_000
 _BUDGET = 200_000
 """Packets looked at on the side of an analysis; a flood must not cost twice."""
 _WHOLE = 2_000
-"""Whole handshakes among them, at most: a server that sends cookies shows it in the first ones, too."""
+"""Whole handshakes among them, at most: a sample, since nothing was refused to them."""
 _USUAL_HZ = (100, 250, 300, 1000)
 _HZ_SLACK = 0.02
 _NEAR = 2 * signs.TSVALUES
