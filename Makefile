@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | fixtures | lock | clean; everything happens in .venv and build/
+# make demo | test | lint | bench | accuracy | fixtures | lock | clean; everything happens in .venv and build/
 
 PYTHON ?= python3
 FIXTURE ?= fixtures/seed_documents-0001
@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Python compiles what it imports; compiling all of it first takes as long as everything else.
 PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test lint bench fixtures lock clean
+.PHONY: demo test lint bench accuracy fixtures lock clean
 
 demo: .venv/stamp
 	$(BIN)/backlogtrace analyze $(DEMO_FLAGS) --host $(FIXTURE)/host.json $(wildcard $(FIXTURE)/capture.*)
@@ -26,6 +26,10 @@ lint: .venv/stamp
 
 bench: .venv/stamp
 	$(BIN)/python bench/run.py $(BENCH_FLAGS)
+
+# RECORDINGS: a directory of recordings in the ground-truth layout, or of their archives
+accuracy: .venv/stamp
+	$(BIN)/python bench/accuracy.py $(RECORDINGS)
 
 fixtures: .venv/stamp
 	$(BIN)/python fixtures/make.py

@@ -107,6 +107,8 @@ class Acceptance:
         """Those among them that only a missing SYN-ACK speaks for."""
         self.open = False
         """Whether the fate of the last packet is not told by the wire."""
+        self.rivals: tuple[str, ...] = ()
+        """What else explains what became of it."""
         self.floors: dict[str, Floor] = {}
         """What this replay proves, by listener."""
         self._known_floors = floors or {}
@@ -198,9 +200,9 @@ class Acceptance:
         if full and type(request) is Request and not bits & GONE and self._would_repeat(request, segment):
             self.weak += 1
             return True
-        self.open = (
-            full and self.accepts > 0 and not self._evidence.refuses_next(segment.dst, segment.time_ns)
-        )
+        known = self.accepts == 0 or self._evidence.refuses_next(segment.dst, segment.time_ns)
+        if full and not known:
+            self.open, self.rivals = True, ("established", "lost_after_capture")
         return None
 
     def _taken_later(self, segment: Segment) -> bool:
@@ -219,6 +221,8 @@ class Acceptance:
         early = now - since
         late = taken - max(self._evidence.last_refusal(segment.dst, taken) or 0, now)
         self.open = early < _CLEARLY * late and late < _CLEARLY * early
+        if self.open:
+            self.rivals = ("established" if late > early else "overflow",)
         return late > early
 
     def _would_repeat(self, request: Request, segment: Segment) -> bool:
@@ -234,7 +238,7 @@ class Acceptance:
 
     def receive(self, segment: Segment) -> Outcome:
         """What the host does with an inbound segment: the model's word, unless the wire contradicts."""
-        self.open = False
+        self.open, self.rivals = False, ()
         key = segment.src + segment.dst
         before = self._stack.ehash.get(key)
         outcome = self._stack.receive(segment)
@@ -265,6 +269,8 @@ class Acceptance:
         if outcome.reply == "synack" and fresh and not bits & REPLY:
             if syn.time_ns > self._evidence.last_ns - _SILENCE_NS:
                 return outcome
+            # not for the queues' sake, as far as is known: something else may have taken it
+            self.open, self.rivals = True, ("firewall", "lost_after_capture")
             self._contradiction(syn, "missing_reply", "SYN-ACK predicted, none seen: the SYN was dropped")
             self._forget(key)
             return out.DROP_ACCEPT_QUEUE

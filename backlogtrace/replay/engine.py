@@ -298,6 +298,7 @@ class Replay:
                 row.certainty, row.rivals = "undecided", (*row.rivals, other)
             if row is not None and self.acceptance is not None and self.acceptance.open:
                 row.certainty = "undecided"
+                row.rivals = tuple(dict.fromkeys((*row.rivals, *self.acceptance.rivals)))
         if outcome.reply is not None:
             expectation = Expectation(key, track, outcome.reply, self.now)
             expectation.cause = segment.frame

@@ -308,7 +308,8 @@ def _differing(
     for decisions in decided[1:]:
         for frame, outcome in decisions.items():
             if frame in best and outcome.decision != best[frame].decision:
-                others.setdefault(frame, {})[outcome.decision] = None
+                other: str = outcome.decision
+                others.setdefault(frame, {})["defer_accept" if other == "deferred" else other] = None
     return {frame: tuple(names) for frame, names in others.items()}
 
 

@@ -1,0 +1,114 @@
+"""How often the capture alone tells what the kernel did: recordings analysed without their host files.
+
+    python bench/accuracy.py [DIRECTORY...]
+
+A directory holds recordings in the ground-truth layout, or archives (.tar.gz) of such. Every recording is
+analysed twice: with its host file, which `backlogtrace check` holds to what the kernel counted, and with
+nothing but the capture and the port. Decisions are compared packet by packet; `undecided` is neither right
+nor wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tarfile
+import tempfile
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from backlogtrace.capture import open_capture
+from backlogtrace.replay import Options, analyze
+from backlogtrace.replay.host import Host, HostListener, load_host
+from backlogtrace.replay.rows import PacketRow
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+class Result(NamedTuple):
+    """One recording: packets decided rightly, wrongly, not at all."""
+
+    kernel: str
+    family: str
+    right: int
+    wrong: int
+    undecided: int
+    backlog: bool | None
+    """Whether the effective backlog was found, where a queue was full."""
+
+
+def compare(folder: Path) -> Result:
+    known_host = load_host(folder / "host.json")
+    ports = tuple(HostListener(one.address, one.port) for one in known_host.listeners)
+    known, _ = rows(folder, known_host, Options(all_packets=True))
+    worked_out, backlog = rows(folder, Host(), Options(all_packets=True, listeners=ports))
+    counts = [0, 0, 0]
+    for frame, row in known.items():
+        other = worked_out[frame]
+        if other.certainty == "undecided":
+            counts[2] += 1
+        else:
+            counts[other.outcome.decision != row.outcome.decision] += 1
+    limited = any(row.outcome.reason in {"accept_queue_full", "syn_queue_full"} for row in known.values())
+    changed = any(event.op in {"listen", "sysctl", "close"} for event in known_host.events)
+    asked = known_host.listeners[0].backlog or 0
+    effective = min(asked, known_host.sysctl.get("net.core.somaxconn", asked))
+    found = backlog == effective if limited and not changed else None
+    summary = folder / "summary.json"
+    family = json.loads(summary.read_text())["family"] if summary.exists() else "fixtures"
+    return Result(known_host.kernel or "?", family, *counts, found)
+
+
+def rows(folder: Path, host: Host, options: Options) -> tuple[dict[int, PacketRow], int | None]:
+    (path,) = folder.glob("capture.*")
+    with open_capture([str(path)], keep_small=True) as capture:
+        analysis = analyze(capture, host, options)
+        found = {row.segment.frame: row for row in analysis if type(row) is PacketRow}
+    best = analysis.inference.listeners[0].best if analysis.inference is not None else None
+    return found, best.backlog if best is not None else None
+
+
+def show(title: str, results: list[Result], key: str) -> None:
+    groups: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[getattr(result, key)].append(result)
+    print(f"\n{title:<28} recordings  packets    right    wrong  undecided  backlog found")
+    for name, group in [*sorted(groups.items()), ("all", results)]:
+        right = sum(one.right for one in group)
+        wrong = sum(one.wrong for one in group)
+        undecided = sum(one.undecided for one in group)
+        total = max(1, right + wrong + undecided)
+        backlogs = [one.backlog for one in group if one.backlog is not None]
+        shares = f"{right / total:>6.2%}  {wrong / total:>6.3%}  {undecided / total:>9.3%}"
+        print(f"{name:<28} {len(group):>10}  {total:>7}  {shares}  {sum(backlogs):>4} of {len(backlogs)}")
+
+
+def recordings(places: list[Path], scratch: Path) -> list[Path]:
+    for number, archive in enumerate(one for place in places for one in sorted(place.glob("*.tar.gz"))):
+        with tarfile.open(archive) as tar:
+            tar.extractall(scratch / str(number), filter="data")
+    return sorted(path.parent for place in [*places, scratch] for path in place.rglob("truth.jsonl"))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("places", nargs="*", type=Path, metavar="DIRECTORY", help="default: fixtures/")
+    places = parser.parse_args().places or [FIXTURES]
+    with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor() as pool:
+        found = recordings(places, Path(scratch))
+        if not found:
+            print(f"no recordings (truth.jsonl) below {' '.join(map(str, places))}", file=sys.stderr)
+            return 2
+        results = list(pool.map(compare, found, chunksize=4))
+    show("kernel", results, "kernel")
+    show("family", results, "family")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
