@@ -45,13 +45,15 @@ def compare(folder: Path) -> Result:
     ports = tuple(HostListener(one.address, one.port) for one in known_host.listeners)
     known, _ = rows(folder, known_host, Options(all_packets=True))
     worked_out, backlog = rows(folder, Host(), Options(all_packets=True, listeners=ports))
-    counts = [0, 0, 0]
+    right = wrong = undecided = 0
     for frame, row in known.items():
         other = worked_out[frame]
         if other.certainty == "undecided":
-            counts[2] += 1
+            undecided += 1
+        elif other.outcome.decision == row.outcome.decision:
+            right += 1
         else:
-            counts[other.outcome.decision != row.outcome.decision] += 1
+            wrong += 1
     limited = any(row.outcome.reason in {"accept_queue_full", "syn_queue_full"} for row in known.values())
     changed = any(event.op in {"listen", "sysctl", "close"} for event in known_host.events)
     asked = known_host.listeners[0].backlog or 0
@@ -59,7 +61,7 @@ def compare(folder: Path) -> Result:
     found = backlog == effective if limited and not changed else None
     summary = folder / "summary.json"
     family = json.loads(summary.read_text())["family"] if summary.exists() else "fixtures"
-    return Result(known_host.kernel or "?", family, *counts, found)
+    return Result(known_host.kernel or "?", family, right, wrong, undecided, found)
 
 
 def rows(folder: Path, host: Host, options: Options) -> tuple[dict[int, PacketRow], int | None]:

@@ -18,6 +18,7 @@ from backlogtrace.kernel import profiles
 from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
+from backlogtrace.replay.calibration import Copies
 from backlogtrace.replay.cookie_witness import SideWitness
 from backlogtrace.replay.discovery import listening
 from backlogtrace.replay.engine import Replay
@@ -78,6 +79,9 @@ class Analysis:
         self.listeners: list[ListenerSummary] = []
         self.header = Header(capture=" ".join(capture.info.names))
         self._tracks: list[Track] = []
+        self._copies = Copies()
+        self._missing = ""
+        """What the capture lacks, in words."""
         self._found = False
         """Whether all listeners of the capture are known."""
         self._route = Route()
@@ -120,6 +124,8 @@ class Analysis:
         if self.inference is not None:
             self.header.mode = "infer"
             journal.differing = self.inference.differing
+            self._missing = self.inference.evidence.missing()
+            journal.blind = bool(self._missing)
         self.header.kernel = profile.name
         self.header.assumed = assumed
         collecting = gc.isenabled()
@@ -139,7 +145,8 @@ class Analysis:
 
     def _chunks(self) -> Iterator[list[Segment]]:
         # a Handshake begins with a Segment's fields; whoever reads more asks its flags first
-        return cast("Iterator[list[Segment]]", iter(self._capture.chunks()))
+        self._copies = Copies()
+        return self._copies.without(cast("Iterator[list[Segment]]", self._capture.chunks()))
 
     def work_out(self) -> Recording:
         """Read the capture and work out what is not known of its host."""
@@ -280,7 +287,7 @@ class Analysis:
                     summary.peak_accept_queue = replay.acceptance.peak(track)
                 summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
                 self.listeners.append(summary)
-        _grade(header, info.dropped, info.backward_max_ns)
+        _grade(header, info.dropped, info.backward_max_ns, self._copies.dropped, self._missing)
 
 
 def _settled(segments: list[Segment]) -> int:
@@ -332,8 +339,8 @@ def _kernel(text: str | None) -> tuple[profiles.Profile, str, list[str]]:
     return profile, note, []
 
 
-def _grade(header: Header, dropped: int, backward_ns: int) -> None:
-    """How far the capture can be trusted: A whole, B blemished, C damaged or incomplete."""
+def _grade(header: Header, dropped: int, backward_ns: int, copies: int, missing: str) -> None:
+    """How far the capture can be trusted: A whole, B blemished, C damaged or incomplete, D one-sided."""
     reasons = header.quality_reasons
     if header.problems:
         reasons.append("the capture could not be read to its end")
@@ -343,6 +350,12 @@ def _grade(header: Header, dropped: int, backward_ns: int) -> None:
     if backward_ns >= 1_000_000:  # noqa: PLR2004 - 1 ms
         reasons.append(f"packets go back in time by up to {backward_ns / 1e6:.1f} ms")
         grade = max(grade, "B")
+    if copies:
+        reasons.append(f"{copies} packets were captured more than once; the first copy counts")
+        grade = max(grade, "B")
+    if missing:
+        reasons.append(missing)
+        grade = "D"
     header.quality = grade
 
 

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from backlogtrace.replay.calibration import Directions
 from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN, end_seq, seq_after
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Evidence:
 
     def __init__(self) -> None:
         self.last_ns = 0
+        self.directions = Directions()
         self.listening: dict[bytes, Listening] = {}
         """By endpoint."""
         self._bits = array("H", bytes(2048))
@@ -160,6 +162,10 @@ class Evidence:
         """See taken_by(); None there: no other packet can have completed the handshake."""
 
     # ---- asking ----
+
+    def missing(self) -> str:
+        """What the capture lacks for a judgement, in words; empty when it lacks nothing."""
+        return self.directions.missing(max((known.repeats for known in self.listening.values()), default=0))
 
     def of(self, frame: int) -> int:
         """What is known of a packet, as bits; 0: nothing."""
@@ -201,14 +207,17 @@ class Evidence:
             inbound = dst in exact or (bool(wild) and route.find(dst) is not None)
             if flags & HANDSHAKE:
                 if inbound:
+                    self.directions.count(segment, inbound=True)
                     self._bits[segment.frame] |= SYNACK_REPLY
                     self._known(dst).attempts += 1
                 continue
             if inbound and (src in exact or (wild and route.find(src) is not None)):  # both ends listen
                 inbound = flags & (SYN | ACK) == SYN or self._flow(src + dst) is not None
             if inbound:
+                self.directions.count(segment, inbound=True)
                 self._inbound(segment)
             elif src in exact or (wild and route.find(src) is not None):
+                self.directions.count(segment, inbound=False)
                 self._outbound(segment)
 
     def whole(self, handshake: list[Segment]) -> None:

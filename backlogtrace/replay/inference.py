@@ -200,9 +200,8 @@ def infer(reader: Reader, host: Host) -> Inference:
         )
         for listener in reader.listeners
     ]
-    troubled = sorted(
-        (one for one in found if one.seen.troubled), key=lambda one: one.seen.trouble, reverse=True
-    )[:_SEARCHED]
+    judged = [] if evidence.missing() else [one for one in found if one.seen.troubled]
+    troubled = sorted(judged, key=lambda one: one.seen.trouble, reverse=True)[:_SEARCHED]
     shared = _fixed(host)
     differing: dict[int, tuple[str, ...]] = {}
     floors: dict[str, Floor] = {}

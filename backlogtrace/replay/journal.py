@@ -53,6 +53,8 @@ class Journal:
         self.rows: deque[Row] = deque()
         self.lowest: Callable[[Track, int, int], int] | None = None
         """Where accept() is worked out: the least that an accept queue can hold at a time (ns)."""
+        self.blind = False
+        """Too much is missing from the capture to hold the model to it."""
         self.differing: dict[int, tuple[str, ...]] = {}
         """Packets (frames) whose decision the evidence leaves open -> the other decisions."""
         self.unproved: dict[bytes, PacketRow] = {}
@@ -72,6 +74,8 @@ class Journal:
         row = PacketRow(
             segment, track.name, outcome, (least, accept), (syn_low, syn_high), self.certainty, rivals=rivals
         )
+        if self.blind:
+            row.certainty = "undecided"
         if segment.frame in self.differing:
             row.certainty = "undecided"
             row.rivals = (*rivals, *self.differing[segment.frame])
@@ -119,6 +123,8 @@ class Journal:
         self, track: Track, key: bytes, when: int, what: str, detail: str, frame: int | None = None
     ) -> None:
         """The wire shows something else than the model predicted."""
+        if self.blind:
+            return
         track.summary.mismatches += 1
         peer = endpoint_text(key[: len(key) // 2])
         self.rows.append(MismatchRow(when, track.name, peer, what, detail, frame))  # type: ignore[arg-type]

@@ -1,0 +1,148 @@
+"""What must not change a decision, and what may only make it undecided: real recordings, changed."""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from backlogtrace.capture import open_capture
+from backlogtrace.replay import Options, analyze
+from backlogtrace.replay.host import Host, HostListener
+from backlogtrace.replay.rows import PacketRow
+from backlogtrace.segment import ACK, SYN, Segment, endpoint
+from tests.replay.wire import FakeCapture, Wire, replay
+
+if TYPE_CHECKING:
+    from backlogtrace.kernel.outcome import Decision
+    from backlogtrace.replay import Analysis
+    from backlogtrace.replay.rows import Certainty
+
+    Decisions = dict[tuple[bytes, int, int, int], tuple[Decision, Certainty]]
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+STALLED = ("seed_documents-0000", "seed_documents-0001", "seed_documents-0002")
+PORT = 8080
+
+
+@cache
+def segments_of(name: str) -> tuple[Segment, ...]:
+    (path,) = (FIXTURES / name).glob("capture.*")
+    with open_capture([str(path)], keep_small=True) as capture:
+        items = [segment for chunk in capture.chunks() for segment in chunk]
+    return tuple(segment for segment in items if isinstance(segment, Segment))
+
+
+def numbered(segments: list[Segment]) -> list[Segment]:
+    return [segment._replace(frame=number) for number, segment in enumerate(segments, 1)]
+
+
+def decided(segments: list[Segment], shift: int = 0) -> tuple[Decisions, Analysis]:
+    """Decision and certainty by what identifies a packet; times without `shift` (ns)."""
+    listener = HostListener("0.0.0.0", PORT)  # noqa: S104 - a name, nothing is bound
+    capture: Any = FakeCapture(numbered(segments))
+    analysis = analyze(capture, Host(), Options(all_packets=True, listeners=(listener,)))
+    rows = [row for row in analysis if type(row) is PacketRow]
+    found = {
+        (row.segment.src, row.segment.seq, row.segment.flags, row.segment.time_ns - shift): (
+            row.outcome.decision, row.certainty,
+        )
+        for row in rows
+    }  # fmt: skip
+    return found, analysis
+
+
+@cache
+def original(name: str) -> Decisions:
+    return decided(list(segments_of(name)))[0]
+
+
+def flips(before: Decisions, after: Decisions) -> list[object]:
+    """Packets that were decided firmly, and are decided firmly otherwise."""
+    return [
+        (key, before[key], after[key])
+        for key in before.keys() & after.keys()
+        if "undecided" not in {before[key][1], after[key][1]} and before[key][0] != after[key][0]
+    ]
+
+
+@pytest.mark.parametrize("name", STALLED)
+def test_packets_captured_twice_change_nothing(name: str) -> None:
+    twice = [
+        copy
+        for segment in segments_of(name)
+        for copy in (segment, segment._replace(time_ns=segment.time_ns + 20_000))
+    ]
+    twice.sort(key=lambda segment: segment.time_ns)
+    found, analysis = decided(twice)
+    assert found == original(name)
+    assert analysis.header.quality == "B"
+    assert "captured more than once" in " ".join(analysis.header.quality_reasons)
+
+
+@pytest.mark.parametrize("name", STALLED)
+@pytest.mark.parametrize("shift", [3_600_000_000_000, -86_400_000_000_000 * 30])
+def test_another_time_changes_nothing(name: str, shift: int) -> None:
+    moved = [segment._replace(time_ns=segment.time_ns + shift) for segment in segments_of(name)]
+    assert decided(moved, shift)[0] == original(name)
+
+
+@pytest.mark.parametrize("name", STALLED)
+def test_unrelated_traffic_changes_nothing(name: str) -> None:
+    other = endpoint("192.0.2.1", 443)
+    noise = [
+        segment._replace(
+            src=segment.src if segment.src[-2:] != PORT.to_bytes(2, "big") else other,
+            dst=segment.dst if segment.dst[-2:] != PORT.to_bytes(2, "big") else other,
+            time_ns=segment.time_ns + 500,
+        )
+        for segment in segments_of(name)
+    ]
+    mixed = sorted([*segments_of(name), *noise], key=lambda segment: segment.time_ns)
+    found, _ = decided(mixed)
+    assert found == original(name)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("name", STALLED)
+def test_a_packet_in_a_hundred_lost_hardly_flips_a_firm_decision(name: str, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - reproducible
+    kept = [segment for segment in segments_of(name) if chance.random() >= 0.01]
+    found, _ = decided(kept)
+    assert len(flips(original(name), found)) <= len(found) // 20
+
+
+@pytest.mark.parametrize(
+    ("to_server", "words"), [(True, "only packets to the server"), (False, "only packets from the server")]
+)
+def test_one_direction_alone_is_not_judged(to_server: bool, words: str) -> None:
+    segments = segments_of("seed_documents-0003")
+    kept = [one for one in segments if (one.dst[-2:] == PORT.to_bytes(2, "big")) == to_server]
+    found, analysis = decided(kept)
+    assert {certainty for _, certainty in found.values()} <= {"undecided"}
+    assert analysis.header.quality == "D"
+    assert words in " ".join(analysis.header.quality_reasons)
+    assert not sum(listener.mismatches for listener in analysis.listeners)
+
+
+def test_handshakes_without_their_acks_are_not_judged() -> None:
+    wire = Wire()
+    for c in range(1, 30):
+        wire.inbound(SYN, c, 100 * c)
+        wire.outbound(SYN | ACK, c, 100 * c + 0.05)
+    result = replay(wire, Host())
+    assert {row.certainty for row in result.packets} == {"undecided"}
+    assert "only SYNs and SYN-ACKs" in " ".join(result.header.quality_reasons)
+
+
+@pytest.mark.parametrize("name", STALLED)
+def test_a_capture_that_begins_late_resets_no_connection(name: str) -> None:
+    segments = segments_of(name)
+    first_ack = next(n for n, one in enumerate(segments) if one.flags & ACK and not one.flags & SYN)
+    found, _ = decided(list(segments[first_ack:]))
+    wrong = [key for key, (decision, _) in found.items() if decision == "rst"]
+    known = [key for key, (decision, _) in original(name).items() if decision == "rst"]
+    assert set(wrong) <= set(known)
