@@ -240,6 +240,15 @@ OUT_OF_WINDOW_LIMITED: Final = Change(
     subject="tcp: rate limit ACK sent by SYN_RECV request sockets",
     evidence="measured",
 )
+BACKLOG_32: Final = Change(
+    field="backlog_bits",
+    after=32,
+    summary="a backlog of 65535 can be reached: before, the queue's length wrapped to 0 first",
+    since="v4.20",
+    functions=("inet_csk_listen_start", "sk_acceptq_is_full"),
+    backports=("4.18.0-240.el8",),
+    evidence="reported",
+)
 TIMER_WHEEL: Final = Change(
     field="timer",
     after="wheel",

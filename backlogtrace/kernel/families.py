@@ -57,6 +57,7 @@ V3_10: Final = Profile(
     syncookies_2_is_1=True,
     cookie_counts_drop=True,
     cookie_mss_v4=(64, 512, 536, 1024, 1440, 1460, 4312, 8960),
+    backlog_bits=16,
     cookie_mss_v6=(64, 512, 536, 1220, 1420, 1440, 4400, 8940),
     cookie_max_age=4,
     cookie_window_s=3,
@@ -102,11 +103,12 @@ V4_10: Final = derive(V4_8, "4.10", "v4.10", changes.NO_FULL_QUEUE_GRACE, change
 _4_14 = _series("4.14", V4_10, "v4.14.160", (0, _TIMESTAMPS_4_13), (160, [_STAMP]))
 V4_15: Final = derive(V4_10, "4.15", "v4.15", *_TIMESTAMPS_4_13, changes.TIMEWAIT_SYN_PLAIN)
 V4_18: Final = derive(V4_15, "4.18", "v4.18", changes.COOKIE_STAMP_OF_GROUP)
-EL8: Final = derive(V4_18, "4.18-el8", "RHEL 8, 4.18.0-240.el8", _STAMP, usual_hz=1000)
+EL8: Final = derive(V4_18, "4.18-el8", "RHEL 8, 4.18.0-240.el8", _STAMP, changes.BACKLOG_32, usual_hz=1000)
 _4_19 = _series("4.19", V4_18, "v4.19.91", (0, []), (91, [_STAMP]))
 _5_4 = _series(
-    "5.4", V4_18, "v5.4.59", (0, [changes.SOMAXCONN_4096]), (5, [_STAMP]), (290, [_SPARE]), proved=1
-)
+    "5.4", V4_18, "v5.4.59",
+    (0, [changes.SOMAXCONN_4096, changes.BACKLOG_32]), (5, [_STAMP]), (290, [_SPARE]), proved=1,
+)  # fmt: skip
 _5_10 = _series(
     "5.10", _5_4[1][1], "Debian 11, v5.10.262",
     (0, []), (67, [changes.FASTOPEN_DATALESS]), (234, [_SPARE]), (235, [_TSVAL]),

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _U32 = 0xFFFFFFFF
+_U16 = 0xFFFF
+_UNLIMITED = 1 << 62
 _MAX_INTERVAL_S = 120
 _MIN_PRESSURE = 8  # reqsk_timer_handler: no pressure below this many requests
 _MIN_RETRIES = 2
@@ -107,6 +109,10 @@ class ListenSocket:
         somaxconn = self.settings.somaxconn
         self.backlog = min(backlog & _U32, somaxconn)  # unsigned: a negative backlog is huge
         self.accept_capacity = self.backlog + 1
+        if self.profile.backlog_bits == 16:  # noqa: PLR2004 - u16
+            self.backlog = min(self.backlog, _U16)
+            # sk_ack_backlog > 65535 cannot be: the length goes back to 0 first
+            self.accept_capacity = self.backlog + 1 if self.backlog < _U16 else _UNLIMITED
         if not self.profile.syn_table:
             self.syn_capacity = self.backlog + self.profile.syn_spare
         elif not self.syn_capacity:  # reqsk_queue_alloc(): only at the first listen()

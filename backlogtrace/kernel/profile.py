@@ -46,6 +46,8 @@ class Profile:
     """Ticks per second of the binaries that are usually run; the model takes HZ from the host file."""
     syn_table: bool = False
     """The listener has a table of requests, a power of two fixed at the first listen(): the limit."""
+    backlog_bits: Literal[16, 32] = 32
+    """Width of the backlog and of the accept queue's length; with 16, a backlog of 65535 is never reached."""
     syn_spare: int = 0
     """Requests that fit beyond the backlog: 0 where the SYN queue is full at qlen >= backlog, 1 at >."""
     full_queue_admits_young: int = -1

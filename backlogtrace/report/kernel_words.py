@@ -63,6 +63,7 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
     "counts_syn_retrans": ("counter TCPSynRetrans", _YES_NO),
     "established_syn_acked": ("SYN on an established connection", {True: "challenge ACK", False: "ignored"}),
     "tw_recycle": ("tcp_tw_recycle", {True: "refuses old timestamps of an address", False: "does not exist"}),
+    "backlog_bits": ("backlog and accept queue length have", {16: "16 bits", 32: "32 bits"}),
     "tw_recycle_needs_timestamp": (
         "tcp_tw_recycle, no timestamp", {True: "dropped", False: "let through"},
     ),

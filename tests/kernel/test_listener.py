@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.connection import Child
 from backlogtrace.kernel.listener import defer_accept_retries
 from backlogtrace.kernel.profiles import find
 from backlogtrace.segment import ACK, FIN, PSH, RST, SYN, URG
@@ -535,3 +536,13 @@ def test_second_socket_on_the_port_starts_empty() -> None:
     assert server.receive(ack(1, 10)) is out.RST_NO_REQUEST
     assert (fresh.qlen, len(fresh.accept_queue)) == (0, 0)
     assert server.listener.qlen == 0
+
+
+@pytest.mark.parametrize(
+    ("kernel", "full"), [("3.10", False), ("4.4", False), ("4.18-el8", True), ("5.4", True)]
+)
+def test_a_backlog_of_65535_is_never_reached_where_lengths_have_16_bits(kernel: str, full: bool) -> None:
+    """The length goes back to 0 before it exceeds 65535."""
+    listener = Server(find(kernel)[0], 65535, somaxconn=65535).listener
+    listener.accept_queue.extend(Child(b"", listener, -1, 0) for _ in range(65536))
+    assert listener.accept_queue_full() is full
