@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -111,8 +112,8 @@ class Listening:
     """Last time a SYN was answered with a SYN-ACK."""
     first_rst_ns: int | None = None
     """First RST since the last sign that somebody listens."""
-    last_syn: int = 0
-    last_syn_ns: int = 0
+    asked: deque[tuple[int, int]] = field(default_factory=deque)
+    """Time (ns) and frame of the SYNs that may still be answered."""
 
     @property
     def trouble(self) -> int:
@@ -233,8 +234,7 @@ class Evidence:
     def finish(self) -> None:
         """The capture is over."""
         for known in self.listening.values():
-            if known.last_syn and not self._bits[known.last_syn] & REPLY:
-                known.refused.append(known.last_syn_ns)
+            self._judge_syns(known, None)
             known.refused = array("q", sorted(known.refused))
             known.taken = array("q", sorted(known.taken))
         for end, starts in _bursts(self._resets).items():
@@ -320,10 +320,18 @@ class Evidence:
         known = self._known(syn.dst)
         if syn.fastopen is not None:
             known.fastopen = True
-        if known.last_syn and not self._bits[known.last_syn] & REPLY:
-            known.refused.append(known.last_syn_ns)
-            known.first_rst_ns = None  # dropped: somebody listens
-        known.last_syn, known.last_syn_ns = syn.frame, syn.time_ns
+        self._judge_syns(known, syn.time_ns)
+        known.asked.append((syn.time_ns, syn.frame))
+
+    def _judge_syns(self, known: Listening, now: int | None) -> None:
+        """The SYNs that got no answer up to `now`, and to which none can come any more; None: the end."""
+        asked = known.asked
+        while asked and (now is None or asked[0][0] + REPLY_NS < now):
+            when, frame = asked.popleft()
+            if not self._bits[frame] & REPLY:
+                known.refused.append(when)
+                if known.first_rst_ns is not None and known.first_rst_ns < when:
+                    known.first_rst_ns = None  # dropped: somebody listens
 
     def _outbound(self, segment: Segment) -> None:
         key = segment.dst + segment.src

@@ -46,6 +46,18 @@ def test_synack_reply_is_noted_on_the_syn() -> None:
     assert gather(*OPENING).of(1) & ev.REPLY == ev.SYNACK_REPLY
 
 
+def test_syns_that_came_before_the_answer_to_an_earlier_one_are_no_refusals() -> None:
+    found = gather(
+        inbound(1, 0, SYN),
+        inbound(2, 0.01, SYN, c=2),
+        outbound(3, 0.02, SYN | ACK),
+        outbound(4, 0.03, SYN | ACK, c=2),
+        inbound(5, 400, SYN, c=3),
+        outbound(6, 400.1, SYN | ACK, c=3),
+    )
+    assert not found.listening[SERVER].refused
+
+
 def test_syn_without_reply_is_a_refusal() -> None:
     found = gather(inbound(1, 0, SYN), inbound(2, 10, SYN, c=2), outbound(3, 10.1, SYN | ACK, c=2))
     assert not found.of(1) & ev.REPLY
