@@ -251,9 +251,8 @@ class Analysis:
     def _backlog_source(self, listener: HostListener) -> str:
         if self._options.backlog is not None:
             return "--backlog"
-        if self.inference is not None and self.inference.worked_out(listener):
-            return "inferred"
-        return "host file"
+        source = self.inference.backlog_source(listener) if self.inference is not None else ""
+        return source or "host file"
 
     def _finish(self, replay: Replay) -> None:
         info = self._capture.info

@@ -176,6 +176,12 @@ class Evidence:
         """When the client sent the last packet that can have been taken instead of a USED one (ns)."""
         return self._used_ns.get(frame)
 
+    def trouble_ns(self) -> int | None:
+        """When the first unusual thing was seen so far, or noticed; None: nothing was."""
+        troubled = [known for known in self.listening.values() if known.troubled]
+        refused = [known.refused[0] for known in troubled if known.refused]
+        return min(refused, default=self.last_ns) if troubled else None
+
     def last_refusal(self, end: bytes, before_ns: int) -> int | None:
         """When something was last refused at a listening endpoint before `before_ns`."""
         known = self.listening.get(end)

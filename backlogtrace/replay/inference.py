@@ -7,10 +7,10 @@ differently. Refuses to turn a guess into a fact.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from backlogtrace.replay.discovery import listening
@@ -34,13 +34,17 @@ _KEPT = 300_000
 """Packets and whole handshakes kept in memory, so that a capture need not be read twice."""
 _WINDOW = 2_000
 """Packets of a listener that hypotheses are tried on, from shortly before the first trouble."""
-_BEFORE = 1_000
+_BEFORE = 1_500
+_LATELY = 60_000
 _BUDGET = 800_000
 """Packets replayed in a search."""
+_SMALL_BUDGET = 200_000
+"""Likewise where only a part of the packets is searched: a large capture has waited to be read already."""
 _SAMPLE = 200_000
-_JUDGED = 20_000
+_JUDGED = 10_000
 """Packets of a listener that the best hypotheses are compared on in the end."""
 _RIVALS = 12
+_JUDGED_RIVALS = 4
 _NEAR = 2.0
 """A hypothesis whose cost is this close to the best one's may be the truth as well."""
 _SEARCHED = 8
@@ -60,6 +64,8 @@ class ListenerInference:
     """Packets that they were tried on."""
     first_ns: int = 0
     """Time of the first packet of the capture."""
+    partial: bool = False
+    """Only a later part of a large capture was searched: what waited in the queues before is not known."""
 
     @property
     def best(self) -> Hypothesis | None:
@@ -110,13 +116,14 @@ class Inference:
     differing: dict[int, tuple[str, ...]]
     """Packets (frames) that near rivals decide differently -> their other decisions."""
 
-    def worked_out(self, listener: HostListener) -> bool:
-        """Whether the backlog of a listener comes from the capture."""
-        return any(
-            one.best is not None and one.listener.backlog is None
-            for one in self.listeners
-            if (one.listener.address, one.listener.port) == (listener.address, listener.port)
-        )
+    def backlog_source(self, listener: HostListener) -> str:
+        """Where the backlog of a listener comes from; empty when it was given."""
+        for one in self.listeners:
+            if (one.listener.address, one.listener.port) == (listener.address, listener.port):
+                if one.best is None or one.listener.backlog is not None:
+                    return ""
+                return "inferred from a part: at least" if one.partial else "inferred"
+        return ""
 
 
 class Recording:
@@ -127,19 +134,24 @@ class Recording:
         """All of them in order; None when there were too many."""
         self.sample: list[Segment] = []
         """Those around the first trouble."""
-        self._before: deque[Segment] = deque(maxlen=_BEFORE)
+        self._before: list[Segment] = []
+        """The last packets: trouble is noticed some time after it began."""
 
-    def add(self, chunk: list[Segment], *, troubled: bool) -> None:
-        """The next packets; `troubled`: whether anything unusual was seen up to their end."""
+    def add(self, chunk: list[Segment], trouble_ns: int | None) -> None:
+        """The next packets; `trouble_ns`: when the first unusual thing was seen, None: nothing so far."""
         if self.items is not None:
             self.items += chunk
             if len(self.items) > _KEPT:
                 self.items = None
-        if troubled and len(self.sample) < _SAMPLE:
-            self.sample += [*self._before, *chunk]
-            self._before.clear()
-        elif not troubled:
-            self._before.extend(chunk)
+        if trouble_ns is None:
+            self._before = (self._before + chunk)[-_LATELY:]
+        elif self._before:
+            around = self._before + chunk
+            start = bisect_left(around, trouble_ns, key=attrgetter("time_ns"))
+            self.sample = around[max(0, start - _BEFORE) :]
+            self._before = []
+        elif len(self.sample) < _SAMPLE:
+            self.sample += chunk
 
 
 class Reader:
@@ -175,7 +187,7 @@ class Reader:
                     address, _, port = endpoint_text(end).rpartition(":")
                     self.listeners.append(HostListener(address.strip("[]"), int(port), self._backlog))
             evidence.see(chunk, self._route)
-            self.recording.add(chunk, troubled=self._troubled())
+            self.recording.add(chunk, evidence.trouble_ns())
         items = self.recording.items
         if items is not None and self._troubled() and any(item.flags & HANDSHAKE for item in items):
             # how the reader put handshakes together must make no difference to what is found
@@ -210,13 +222,14 @@ def infer(reader: Reader, host: Host) -> Inference:
         fixed = {**shared, **_fixed_listener(one.listener)}
         search = Search(
             segments[:_WINDOW], evidence, one.listener, replace(host, listeners=[], events=[]),
-            seen=one.seen, fixed=fixed, budget=_BUDGET,
+            seen=one.seen, fixed=fixed, budget=_BUDGET if len(segments) <= _WINDOW else _SMALL_BUDGET,
         )  # fmt: skip
         one.ranked = search.run()
         one.packets = len(segments)
         one.first_ns = reader.first_ns
+        one.partial = recording.items is None and bool(segments) and segments[0].time_ns > reader.first_ns
         if len(segments) > _WINDOW:
-            one.ranked = _judged(search, one.near(), segments, evidence)
+            one.ranked = _judged(search, one.near()[:_JUDGED_RIVALS], segments, evidence)
         differing |= _differing(search, one.near(), segments, evidence)
         best = one.ranked[0].hypothesis
         shared.update({name: getattr(best, name) for name in ("kernel", *SYSCTLS)})

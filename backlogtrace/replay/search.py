@@ -109,24 +109,35 @@ class Search:
         self._try(start)
         retries = {5, seen.repeats}
         fastopen = _FASTOPEN[:2] if seen.fastopen else _FASTOPEN[:1]
-        for kernel in _FIRST_KERNELS:
-            for syncookies in (1, 0, 2):
-                for abort in (0, 1) if seen.ack_resets else (0,):
-                    for flags, qlen in fastopen:
-                        for repeats in retries:
-                            like = replace(
-                                start, kernel=kernel, syncookies=syncookies, abort=abort,
-                                fastopen=flags, fastopen_qlen=qlen, retries=repeats,
-                            )  # fmt: skip
-                            self._try_backlogs(like)
-        for defer in _DEFER[1:5]:
-            for repeats in retries:
-                self._try_backlogs(replace(start, defer=defer, retries=repeats))
+        kinds = [
+            replace(
+                start, kernel=kernel, syncookies=syncookies, abort=abort,
+                fastopen=flags, fastopen_qlen=qlen, retries=repeats,
+            )
+            for kernel in _FIRST_KERNELS
+            for syncookies in (1, 0, 2)
+            for abort in ((0, 1) if seen.ack_resets else (0,))
+            for flags, qlen in fastopen
+            for repeats in retries
+        ]  # fmt: skip
+        kinds += [
+            replace(start, defer=defer, retries=repeats) for defer in _DEFER[1:5] for repeats in retries
+        ]
+        for kind in kinds:
+            self._try(kind)
+        # the promising kinds first: there may be no time for all of them
+        for kind in sorted(kinds, key=self._promise):
+            self._try_backlogs(kind)
         self._climb()
         for _ in range(_CHANGES):
             if not self._find_change():
                 break
         return self.ranked()
+
+    def _promise(self, hypothesis: Hypothesis) -> float:
+        """Cost as far as a hypothesis was tried; one with any backlog stands for all of its kind."""
+        score = self._tried.get(self._with_known(hypothesis))
+        return math.inf if score is None else self.cost(hypothesis, score)
 
     def ranked(self) -> list[Found]:
         """Everything that was tried to the end, the best first."""
@@ -144,9 +155,11 @@ class Search:
         """The host file that says the same."""
         return hypothesis.host(self._listener, self._base, self._seen.doors)
 
+    def _with_known(self, hypothesis: Hypothesis) -> Hypothesis:
+        return replace(hypothesis, **self._fixed) if self._fixed else hypothesis  # type: ignore[arg-type]
+
     def _try(self, hypothesis: Hypothesis) -> None:
-        if self._fixed:
-            hypothesis = replace(hypothesis, **self._fixed)  # type: ignore[arg-type]
+        hypothesis = self._with_known(hypothesis)
         if hypothesis in self._tried or self._left < 0:
             return
         largest = self._tried.get(replace(hypothesis, backlog=UNLIMITED))

@@ -91,7 +91,7 @@ def document(one: ListenerInference) -> dict[str, Any]:
     result["parameters"] = {
         NAMES[name]: {
             "value": getattr(best.hypothesis, name),
-            "told": not one.alternatives(name),
+            "told": not one.alternatives(name) and not _bound(one, name),
             "alternatives": one.alternatives(name),
             "reason": _WHY_OPEN[name] if one.alternatives(name) else None,
         }
@@ -121,10 +121,17 @@ def _parameters(one: ListenerInference) -> Table:
     rows = []
     for name in _fields(one):
         others = one.alternatives(name)
-        certainty = "open" if others else "told"
+        certainty = "open" if others or _bound(one, name) else "told"
         why = f"{_listed(name, others)} would do, too: {_WHY_OPEN[name]}" if others else _told(one, name)
+        if _bound(one, name):
+            why = "at least so many; only a part of the capture was searched, what waited before is not known"
         rows.append((NAMES[name], _value(name, getattr(one.ranked[0].hypothesis, name)), certainty, why))
     return Table((one.name, "best", "", "why"), rows)
+
+
+def _bound(one: ListenerInference, name: str) -> bool:
+    """Whether a value is only a lower bound."""
+    return name == "backlog" and one.partial
 
 
 def _fields(one: ListenerInference) -> list[str]:
@@ -178,7 +185,7 @@ def _sentences(one: ListenerInference) -> list[str]:
 
 
 def _application(one: ListenerInference) -> str | None:
-    if one.alternatives("backlog"):
+    if one.alternatives("backlog") or one.partial:
         return None
     return _APPLICATIONS.get(one.ranked[0].hypothesis.backlog)
 
