@@ -84,11 +84,13 @@ class Capture:
         yield from self._chunks
         self.info.finish()
 
+    @property
+    def rereadable(self) -> bool:
+        """Whether `again` is possible: a pipe can be read only once."""
+        return not any(name == STDIN or _is_pipe(name) for name in self._paths)
+
     def again(self) -> Capture:
-        """The same capture once more; raises UsageError for a pipe, which can be read only once."""
-        for name in self._paths:
-            if name == STDIN or _is_pipe(name):
-                raise UsageError(f"{name}: a pipe can be read only once: write it to a file first")
+        """The same capture once more, where it is `rereadable`."""
         self.close()
         return self._again()
 

@@ -150,7 +150,9 @@ class Analysis:
 
     def work_out(self) -> Recording:
         """Read the capture and work out what is not known of its host."""
-        reader = Reader(self.host.listeners, LISTENER_LIMIT, self._options.backlog)
+        reader = Reader(
+            self.host.listeners, LISTENER_LIMIT, self._options.backlog, rereadable=self._capture.rereadable
+        )
         reader.read(self._chunks())
         self.inference = infer(reader, self.host)
         self.host = self.inference.host

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import inf
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -129,9 +130,10 @@ class Inference:
 class Recording:
     """The packets of a capture as they are read the first time, as far as they are kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
         self.items: list[Segment] | None = []
-        """All of them in order; None when there were too many."""
+        """All of them in order; None when there were more than `limit`."""
         self.sample: list[Segment] = []
         """Those around the first trouble."""
         self._before: list[Segment] = []
@@ -141,7 +143,7 @@ class Recording:
         """The next packets; `trouble_ns`: when the first unusual thing was seen, None: nothing so far."""
         if self.items is not None:
             self.items += chunk
-            if len(self.items) > _KEPT:
+            if len(self.items) > self._limit:
                 self.items = None
         if trouble_ns is None:
             self._before = (self._before + chunk)[-_LATELY:]
@@ -157,9 +159,12 @@ class Recording:
 class Reader:
     """The first pass over a capture: finds listeners, gathers evidence, keeps packets."""
 
-    def __init__(self, listeners: list[HostListener], limit: int, backlog: int | None) -> None:
+    def __init__(
+        self, listeners: list[HostListener], limit: int, backlog: int | None, *, rereadable: bool
+    ) -> None:
+        """At most `limit` listeners are found; all packets are kept of what can be read only once."""
         self.evidence = Evidence()
-        self.recording = Recording()
+        self.recording = Recording(_KEPT if rereadable else inf)
         self.listeners = list(listeners)
         self._given = bool(listeners)
         self._limit = limit

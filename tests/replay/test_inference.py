@@ -133,6 +133,8 @@ def test_shifted_time_changes_no_decision() -> None:
     class Shifted:
         """The same packets three days later."""
 
+        rereadable = False
+
         def __init__(self) -> None:
             self.info = replace(info)
 

@@ -37,6 +37,8 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 class _Pieces:
     """A capture in pieces of `size` packets, ordinary handshakes of a piece put together or not."""
 
+    rereadable = False
+
     def __init__(self, what: Path | list[Segment], size: int, *, together: bool) -> None:
         if isinstance(what, Path):
             with open_capture([str(what)], keep_all=True) as capture:

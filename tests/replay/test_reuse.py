@@ -17,6 +17,8 @@ _SERVER = endpoint("10.0.0.1", 80)
 
 
 class _Capture:
+    rereadable = False
+
     def __init__(self, segments: list[Segment]) -> None:
         self._segments = segments
         self.info = SimpleNamespace(

@@ -32,6 +32,8 @@ KNOWN = {
 class FakeCapture:
     """What replay/ needs of a capture: `info` and `chunks()`."""
 
+    rereadable = False
+
     def __init__(self, segments: list[Segment], cuts: list[int] | None = None) -> None:
         self.segments = segments
         self._cuts = cuts or []
