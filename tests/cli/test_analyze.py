@@ -187,11 +187,14 @@ def test_a_full_disk_is_an_error_not_a_traceback(run: Run, folder: Path) -> None
 def test_ctrl_c_is_quiet(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
+    # a shell starts what it puts into the background with SIGINT ignored, and children inherit that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "backlogtrace", "analyze", "-T", "text", str(pipe)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+    signal.signal(signal.SIGINT, before)
     # Opening the other end waits until the program reads: from then on it can be interrupted.
     with pipe.open("wb"):
         process.send_signal(signal.SIGINT)
