@@ -61,7 +61,7 @@ class PcapngFramer:
 
     def __init__(self, header: bytes) -> None:
         """`header`: the first 12 bytes. Raises CaptureError when they cannot start a section."""
-        self.order = _byte_order(header[8:12])
+        self.order = byte_order(header[8:12])
         if not self.order:
             raise CaptureError(
                 "starts like pcapng, but its section header has no byte-order magic: it is damaged"
@@ -96,7 +96,7 @@ class PcapngFramer:
         while start + MIN_BLOCK <= end:
             kind, size = self._head(data, start)
             if kind == SECTION_HEADER:
-                order = _byte_order(data[start + 8 : start + 12])
+                order = byte_order(data[start + 8 : start + 12])
                 if not order:
                     self.damage = "the section header has no byte-order magic"
                     break
@@ -240,7 +240,7 @@ class PcapngFramer:
             at += 4 + (size + 3 & ~3)
 
 
-def _byte_order(magic: bytes) -> str:
+def byte_order(magic: bytes) -> str:
     """`<`, `>`, or "" for anything but the byte-order magic."""
     return {_LITTLE: "<", _BIG: ">"}.get(magic, "")
 

@@ -19,6 +19,7 @@ from backlogtrace.report.safe import safe
 
 COMMANDS = {
     "analyze": "backlogtrace.cli.analyze",
+    "annotate": "backlogtrace.cli.annotate",
     "check": "backlogtrace.cli.check",
     "infer": "backlogtrace.cli.infer",
     "kernels": "backlogtrace.cli.kernels",

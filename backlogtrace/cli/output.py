@@ -6,19 +6,22 @@ Knows terminals, environment variables and the file system. Refuses to know what
 from __future__ import annotations
 
 import contextlib
+import gzip
+import io
 import os
 import shutil
 import stat
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import IO, TYPE_CHECKING, TextIO
 
 from backlogtrace.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_COPY = 1 << 20
 _WIDTH = 80
 _WIDTH_MIN = 60
 _WIDTH_MAX = 500
@@ -73,12 +76,58 @@ def opened(path: str | None, inputs: Sequence[str]) -> Iterator[TextIO]:
             with target.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as device:
                 yield device
             return
-        with _replacement(target) as out:
+        with _replacement(target) as raw:
+            out = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="\n")
             yield out
+            out.detach()
     except BrokenPipeError:
         raise
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def opened_binary(path: str | None, inputs: Sequence[str]) -> Iterator[IO[bytes]]:
+    """An empty file that can seek; once all is written, its bytes go to `path` or standard output.
+
+    A name that ends in .gz gets them compressed. Raises UsageError as opened() does, and for a terminal.
+    """
+    if path is None or path == "-":
+        if sys.stdout.isatty():
+            raise UsageError("standard output is a terminal: name a file with -o, or redirect it")
+        with tempfile.TemporaryFile() as spool:
+            yield spool
+            spool.seek(0)
+            shutil.copyfileobj(spool, sys.stdout.buffer, _COPY)
+        return
+    target = Path(path).resolve()
+    _refuse(path, target, inputs)
+    try:
+        if target.suffix != ".gz" and (target.is_file() or not target.exists()):
+            with _replacement(target) as out:
+                yield out
+            return
+        with tempfile.TemporaryFile() as spool:
+            yield spool
+            spool.seek(0)
+            _hand_over(spool, target)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _hand_over(spool: IO[bytes], target: Path) -> None:
+    """Copy to a device or pipe, or compress into a file."""
+    if target.exists() and not target.is_file():
+        with target.open("wb") as device:
+            shutil.copyfileobj(spool, device, _COPY)
+        return
+    with (
+        _replacement(target) as out,
+        gzip.GzipFile("", "wb", 6, out, mtime=0) as packed,
+    ):
+        shutil.copyfileobj(spool, packed, _COPY)
 
 
 def _refuse(path: str, target: Path, inputs: Sequence[str]) -> None:
@@ -91,12 +140,12 @@ def _refuse(path: str, target: Path, inputs: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _replacement(target: Path) -> Iterator[TextIO]:
+def _replacement(target: Path) -> Iterator[IO[bytes]]:
     """A temporary file in the target's folder that takes its place at the end, never before."""
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:50]}.", suffix=".part")
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as out:
+        with os.fdopen(handle, "w+b") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())

@@ -1,0 +1,283 @@
+"""A capture again as pcapng, with comments on some of its packets: everything else as it was, byte by byte.
+
+Comments become the first option of their block, so that whatever options follow, ended properly or not, stay
+as they are. Knows blocks and their lengths. Refuses to know what the comments say.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from backlogtrace.capture.file import CaptureFile
+from backlogtrace.capture.info import CaptureInfo
+from backlogtrace.capture.pcap import PcapFramer
+from backlogtrace.capture.pcapng import (
+    ENHANCED_PACKET,
+    INTERFACE,
+    MAX_BLOCK,
+    OLD_PACKET,
+    PACKET_HEADER,
+    SECTION_HEADER,
+    SIMPLE_PACKET,
+    byte_order,
+)
+from backlogtrace.capture.reader import SMALL, STREAM_WINDOW
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import IO
+
+    from backlogtrace.capture.file import Progress, Sized
+    from backlogtrace.capture.link import Data
+    from backlogtrace.capture.pcap import Record
+    from backlogtrace.capture.records import Records
+
+    Scan = Callable[[Data, int, int], tuple[Sized, int]]
+
+MAX_COMMENT = 60_000
+"""Bytes of a comment at most; an option has room for 65535."""
+_OPT_COMMENT, _OPT_TSRESOL = 1, 9
+_END_OF_OPTIONS = b"\0\0\0\0"
+_MAGIC = 0x1A2B3C4D
+_SECTION_OPTIONS = 24
+"""Where the options of a Section Header Block start."""
+_SECTION_LENGTH = 16
+_UNKNOWN_LENGTH = 1 << 63
+"""Section lengths from here on are negative: not known."""
+_MICRO = 1000
+
+
+class Comments:
+    """What is to be written where, and what came of it."""
+
+    def __init__(self, section: str, frames: Sequence[int], text: Callable[[int], str]) -> None:
+        """`frames`: numbers of the packets with a comment, ascending; `text` gives the comment of one."""
+        self.section = section
+        """Comment on the whole, for the first section header."""
+        self.text = text
+        self._frames = iter(frames)
+        self.due = next(self._frames, 0)
+        """The next frame with a comment; 0: none."""
+        self.simple = 0
+        """Comments left out because a Simple Packet Block can hold none."""
+        self.crowded = 0
+        """Comments left out because the block would become larger than readers believe."""
+
+    def take(self, order: str) -> bytes:
+        """The comment that is due, as an option."""
+        option = _comment(self.text(self.due), order)
+        self.skip()
+        return option
+
+    def skip(self) -> None:
+        """Goes on to the next frame."""
+        self.due = next(self._frames, 0)
+
+
+def write_annotated(
+    name: str, comments: Comments, out: IO[bytes], progress: Progress | None = None
+) -> CaptureInfo:
+    """Writes the capture `name` as pcapng with `comments` to `out`, which can seek.
+
+    Raises CaptureError when the capture cannot be read at all; damage further on shows in the `problems` of
+    the result, and what came before it is written.
+    """
+    info = CaptureInfo(names=[name])
+    file = CaptureFile(name, info, progress)
+    with closing(file):
+        framer = file.framer
+        scan: Scan = framer.scan
+        window = STREAM_WINDOW
+        if not file.is_small(SMALL):
+            from backlogtrace.capture.records import column_scan
+
+            scan = column_scan(framer)
+        if isinstance(framer, PcapFramer):
+            converter = _Converter(framer, scan, comments, out)
+            for _ in file.windows(window, converter.scan):
+                pass
+        else:
+            copier = _Copier(scan, comments, out)
+            for _ in file.windows(window, copier.scan):
+                pass
+            copier.close_section()
+    return info
+
+
+class _Copier:
+    """Copies the blocks of a pcapng file: long runs as they are, the commented packets with a comment."""
+
+    def __init__(self, scan: Scan, comments: Comments, out: IO[bytes]) -> None:
+        self._scan = scan
+        self._comments = comments
+        self._out = out
+        self._frame = 0
+        self._order = ""
+        self._section_at = -1
+        """Where the length of the current section stands in the output; -1: nothing to be put right."""
+        self._section_length = 0
+        self._grown = 0
+        """Bytes that the current section has more than in the input."""
+
+    def scan(self, data: Data, start: int, end: int) -> tuple[Sized, int]:
+        """Writes the complete blocks in `data[start:end]`; what scan() of a framer gives back."""
+        found, stop = self._scan(data, start, end)
+        self._copy(data, start, stop)
+        return found, stop
+
+    def close_section(self) -> None:
+        """Puts the length of the section right that ends here."""
+        if self._section_at >= 0 and self._grown:
+            self._out.seek(self._section_at)
+            self._out.write(Struct(self._order + "Q").pack(self._section_length + self._grown))
+            self._out.seek(0, 2)
+
+    def _copy(self, data: Data, at: int, stop: int) -> None:
+        """Writes the whole blocks of `data[at:stop]`."""
+        comments, write = self._comments, self._out.write
+        view = memoryview(data)
+        frame, due = self._frame, comments.due
+        head = Struct(f"{self._order or '<'}II").unpack_from
+        run = at
+        while at < stop:
+            kind, size = head(data, at)
+            if kind in {ENHANCED_PACKET, OLD_PACKET}:
+                frame += 1
+                if frame == due:
+                    write(view[run:at])
+                    run = at + size
+                    self._packet(view[at:run])
+                    due = comments.due
+            elif kind == SIMPLE_PACKET:
+                frame += 1
+                if frame == due:
+                    comments.simple += 1
+                    comments.skip()
+                    due = comments.due
+            elif kind == SECTION_HEADER:
+                write(view[run:at])
+                self._frame = frame
+                size = self._section(view, at)
+                head = Struct(self._order + "II").unpack_from
+                run = at + size
+            at += size
+        write(view[run:stop])
+        self._frame = frame
+
+    def _packet(self, block: memoryview) -> None:
+        """Writes a packet block with the comment that is due."""
+        caplen = Struct(self._order + "I").unpack_from(block, 20)[0]
+        option = self._comments.take(self._order)
+        self._grown += self._insert(block, PACKET_HEADER + (caplen + 3 & ~3), option)
+
+    def _section(self, view: memoryview, at: int) -> int:
+        """Writes a section header, the first of the file with the comment on all; returns its old size."""
+        self.close_section()
+        self._order = byte_order(bytes(view[at + 8 : at + 12]))
+        size: int = Struct(self._order + "I").unpack_from(view, at + 4)[0]
+        block = view[at : at + size]
+        self._section_at, self._grown = -1, 0
+        if size < _SECTION_OPTIONS + 4:
+            self._out.write(block)
+            return size
+        self._section_length = Struct(self._order + "Q").unpack_from(block, _SECTION_LENGTH)[0]
+        if self._section_length < _UNKNOWN_LENGTH:
+            self._section_at = self._out.tell() + _SECTION_LENGTH
+        if self._comments.section:
+            self._insert(block, _SECTION_OPTIONS, _comment(self._comments.section, self._order))
+            self._comments.section = ""
+        else:
+            self._out.write(block)
+        return size
+
+    def _insert(self, block: memoryview, at: int, option: bytes) -> int:
+        """Writes a block with an option more at `at`, where its options start; returns the bytes it grew."""
+        size = len(block)
+        end = b"" if at < size - 4 else _END_OF_OPTIONS
+        grown = len(option) + len(end)
+        if size + grown > MAX_BLOCK:
+            self._comments.crowded += 1
+            self._out.write(block)
+            return 0
+        length = Struct(self._order + "I").pack(size + grown)
+        self._out.write(b"".join((block[:4], length, block[8:at], option, end, block[at : size - 4], length)))
+        return grown
+
+
+class _Converter:
+    """Writes the packets of a pcap file as a pcapng section of one interface, in the same byte order."""
+
+    def __init__(self, framer: PcapFramer, scan: Scan, comments: Comments, out: IO[bytes]) -> None:
+        self._scan = scan
+        self._comments = comments
+        self._out = out
+        self._order = order = framer.order
+        self._frame = 0
+        self._unit_ns = framer.unit_ns
+        options = _comment(comments.section, order) + _END_OF_OPTIONS if comments.section else b""
+        section = Struct(order + "IHHq").pack(_MAGIC, 1, 0, -1)
+        resolution = b"\x06" if framer.unit_ns == _MICRO else b"\x09"
+        clock = _option(_OPT_TSRESOL, resolution, order) + _END_OF_OPTIONS
+        interface = Struct(order + "HHI").pack(framer.linktype, 0, framer.snaplen)
+        out.write(_block(SECTION_HEADER, section + options, order))
+        out.write(_block(INTERFACE, interface + clock, order))
+
+    def scan(self, data: Data, start: int, end: int) -> tuple[Sized, int]:
+        """Writes the packets in `data[start:end]`; what scan() of a framer gives back."""
+        found, stop = self._scan(data, start, end)
+        self._convert(data, _listed(found))
+        return found, stop
+
+    def _convert(self, data: Data, records: Iterable[Record]) -> None:
+        comments, unit_ns = self._comments, self._unit_ns
+        head = Struct(self._order + "7I").pack
+        length = Struct(self._order + "I").pack
+        view = memoryview(data)
+        pieces: list[bytes | memoryview] = []
+        add = pieces.append
+        due, frame = comments.due, self._frame
+        for at, caplen, wirelen, time_ns, _ in records:
+            frame += 1
+            padding = -caplen % 4
+            size = 32 + caplen + padding
+            option = b""
+            if frame == due:
+                option = comments.take(self._order) + _END_OF_OPTIONS
+                due = comments.due
+                size += len(option)
+            ticks = time_ns // unit_ns
+            add(head(ENHANCED_PACKET, size, 0, ticks >> 32, ticks & 0xFFFFFFFF, caplen, wirelen))
+            add(view[at : at + caplen])
+            add(_END_OF_OPTIONS[:padding] + option + length(size))
+        self._out.write(b"".join(pieces))
+        self._frame = frame
+
+
+def _listed(found: Sized) -> Iterable[Record]:
+    """Packets as tuples, however they were found."""
+    if isinstance(found, list):
+        return found
+    columns: Records = found  # type: ignore[assignment]
+    link = [0] * len(columns)
+    parts = (columns.at, columns.caplen, columns.wirelen, columns.time_ns)
+    return zip(*(part.tolist() for part in parts), link, strict=True)
+
+
+def _block(kind: int, body: bytes, order: str) -> bytes:
+    """A pcapng block; the length of `body` is a multiple of 4."""
+    size = Struct(order + "I").pack(len(body) + 12)
+    return Struct(order + "I").pack(kind) + size + body + size
+
+
+def _option(code: int, value: bytes, order: str) -> bytes:
+    return Struct(order + "HH").pack(code, len(value)) + value + bytes(-len(value) % 4)
+
+
+def _comment(text: str, order: str) -> bytes:
+    """`text` as a comment; the end of a very long one is cut off."""
+    value = text.encode("utf-8", "backslashreplace")
+    if len(value) > MAX_COMMENT:
+        value = value[:MAX_COMMENT].decode("utf-8", "ignore").encode()
+    return _option(_OPT_COMMENT, value, order)
