@@ -113,8 +113,9 @@ class _Copier:
         self._scan = scan
         self._comments = comments
         self._out = out
+        self._pieces: list[bytes | memoryview] = []
         self._frame = 0
-        self._order = ""
+        self._set_order("<")
         self._section_at = -1
         """Where the length of the current section stands in the output; -1: nothing to be put right."""
         self._section_length = 0
@@ -134,21 +135,29 @@ class _Copier:
             self._out.write(Struct(self._order + "Q").pack(self._section_length + self._grown))
             self._out.seek(0, 2)
 
+    def _set_order(self, order: str) -> None:
+        self._order = order
+        self._head = Struct(order + "II").unpack_from
+        self._word = Struct(order + "I")
+
+    def _flush(self) -> None:
+        self._out.write(b"".join(self._pieces))
+        self._pieces.clear()
+
     def _copy(self, data: Data, at: int, stop: int) -> None:
         """Writes the whole blocks of `data[at:stop]`."""
-        comments, write = self._comments, self._out.write
+        comments, add, head = self._comments, self._pieces.append, self._head
         view = memoryview(data)
         frame, due = self._frame, comments.due
-        head = Struct(f"{self._order or '<'}II").unpack_from
         run = at
         while at < stop:
             kind, size = head(data, at)
             if kind in {ENHANCED_PACKET, OLD_PACKET}:
                 frame += 1
                 if frame == due:
-                    write(view[run:at])
+                    add(view[run:at])
                     run = at + size
-                    self._packet(view[at:run])
+                    self._packet(data[at:run])
                     due = comments.due
             elif kind == SIMPLE_PACKET:
                 frame += 1
@@ -157,30 +166,31 @@ class _Copier:
                     comments.skip()
                     due = comments.due
             elif kind == SECTION_HEADER:
-                write(view[run:at])
-                self._frame = frame
-                size = self._section(view, at)
-                head = Struct(self._order + "II").unpack_from
+                add(view[run:at])
+                size = self._section(data, at)
+                head = self._head
                 run = at + size
             at += size
-        write(view[run:stop])
+        add(view[run:stop])
+        self._flush()
         self._frame = frame
 
-    def _packet(self, block: memoryview) -> None:
-        """Writes a packet block with the comment that is due."""
-        caplen = Struct(self._order + "I").unpack_from(block, 20)[0]
+    def _packet(self, block: bytes) -> None:
+        """Adds a packet block with the comment that is due."""
+        caplen = self._word.unpack_from(block, 20)[0]
         option = self._comments.take(self._order)
         self._grown += self._insert(block, PACKET_HEADER + (caplen + 3 & ~3), option)
 
-    def _section(self, view: memoryview, at: int) -> int:
-        """Writes a section header, the first of the file with the comment on all; returns its old size."""
+    def _section(self, data: Data, at: int) -> int:
+        """Adds a section header, the first of the file with the comment on all; returns its old size."""
+        self._flush()
         self.close_section()
-        self._order = byte_order(bytes(view[at + 8 : at + 12]))
-        size: int = Struct(self._order + "I").unpack_from(view, at + 4)[0]
-        block = view[at : at + size]
+        self._set_order(byte_order(data[at + 8 : at + 12]))
+        size: int = self._word.unpack_from(data, at + 4)[0]
+        block = data[at : at + size]
         self._section_at, self._grown = -1, 0
         if size < _SECTION_OPTIONS + 4:
-            self._out.write(block)
+            self._pieces.append(block)
             return size
         self._section_length = Struct(self._order + "Q").unpack_from(block, _SECTION_LENGTH)[0]
         if self._section_length < _UNKNOWN_LENGTH:
@@ -189,20 +199,21 @@ class _Copier:
             self._insert(block, _SECTION_OPTIONS, _comment(self._comments.section, self._order))
             self._comments.section = ""
         else:
-            self._out.write(block)
+            self._pieces.append(block)
         return size
 
-    def _insert(self, block: memoryview, at: int, option: bytes) -> int:
-        """Writes a block with an option more at `at`, where its options start; returns the bytes it grew."""
+    def _insert(self, block: bytes, at: int, option: bytes) -> int:
+        """Adds a block with an option more at `at`, where its options start; returns the bytes it grew."""
         size = len(block)
         end = b"" if at < size - 4 else _END_OF_OPTIONS
         grown = len(option) + len(end)
         if size + grown > MAX_BLOCK:
             self._comments.crowded += 1
-            self._out.write(block)
+            self._pieces.append(block)
             return 0
-        length = Struct(self._order + "I").pack(size + grown)
-        self._out.write(b"".join((block[:4], length, block[8:at], option, end, block[at : size - 4], length)))
+        length = self._word.pack(size + grown)
+        grown_block = (block[:4], length, block[8:at], option, end, block[at:-4], length)
+        self._pieces.append(b"".join(grown_block))
         return grown
 
 
@@ -234,8 +245,7 @@ class _Converter:
         comments, unit_ns = self._comments, self._unit_ns
         head = Struct(self._order + "7I").pack
         length = Struct(self._order + "I").pack
-        view = memoryview(data)
-        pieces: list[bytes | memoryview] = []
+        pieces: list[bytes] = []
         add = pieces.append
         due, frame = comments.due, self._frame
         for at, caplen, wirelen, time_ns, _ in records:
@@ -249,7 +259,7 @@ class _Converter:
                 size += len(option)
             ticks = time_ns // unit_ns
             add(head(ENHANCED_PACKET, size, 0, ticks >> 32, ticks & 0xFFFFFFFF, caplen, wirelen))
-            add(view[at : at + caplen])
+            add(data[at : at + caplen])
             add(_END_OF_OPTIONS[:padding] + option + length(size))
         self._out.write(b"".join(pieces))
         self._frame = frame

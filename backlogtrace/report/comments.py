@@ -57,8 +57,10 @@ class PacketComments:
         """Consumes `analysis`."""
         self._parts: dict[int, _Part | list[_Part]] = {}
         self._known: dict[str, str] = {}
+        self._judging: set[str] = set()
+        """Listeners that have judged a packet."""
         self._moving: set[str] = set()
-        """Listeners whose limits change on the way."""
+        """Those whose limits may have changed after that."""
         spans = digest(analysis, 0, self._add).spans
         self._fits = {
             summary.name: f"/{summary.accept_capacity}"
@@ -87,11 +89,12 @@ class PacketComments:
     def _add(self, row: Row) -> None:
         """Take the next row."""
         if isinstance(row, EventRow):
-            if row.event in {"listen", "closed"}:
+            if row.event == "listen" and row.listener in self._judging:
                 self._moving.add(row.listener)
             return
         if isinstance(row, PacketRow):
             frame, part = row.segment.frame, _decided(row)
+            self._judging.add(row.listener)
         elif isinstance(row, MismatchRow):
             if row.frame is None:
                 return

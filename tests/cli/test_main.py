@@ -101,7 +101,7 @@ def test_an_error_cannot_write_to_the_terminal(capsys: pytest.CaptureFixture[str
 def test_shell_completion(run: Run) -> None:
     script = run(env={"_BACKLOGTRACE_COMPLETE": "bash_source"}).stdout
     assert "_BACKLOGTRACE_COMPLETE=bash_complete" in script
-    asked = {"_BACKLOGTRACE_COMPLETE": "bash_complete", "COMP_WORDS": "backlogtrace an", "COMP_CWORD": "1"}
+    asked = {"_BACKLOGTRACE_COMPLETE": "bash_complete", "COMP_WORDS": "backlogtrace ana", "COMP_CWORD": "1"}
     assert run(env=asked).stdout == "plain,analyze\n"
 
 
