@@ -65,9 +65,9 @@ def annotate(captures: tuple[str, ...], **values: Any) -> int:  # fmt: skip
         raise UsageError(f"--colors {colors}: is also the output; choose another file")
     with _rereadable(captures[0]) as path, opened_binary(output, inputs) as out:
         problems = _annotate(path, model, out)
-    if colors is not None:
-        with opened(colors, inputs) as rules:
-            rules.write(color_filters())
+        if colors is not None:
+            with opened(colors, inputs) as rules:
+                rules.write(color_filters())
     return max((fail(_named(problem, path, captures[0]), 3) for problem in problems), default=0)
 
 
