@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 import shutil
 import struct
 import subprocess
@@ -35,10 +34,10 @@ REFUSED = (
 )
 
 
-def tshark(path: Path, *fields: str, only: str = "frame") -> list[list[str]]:
-    """The fields of all packets that the filter `only` lets through."""
+def tshark(path: Path, *fields: str, colour: bool = False) -> list[list[str]]:
+    """The fields of all packets."""
     names = [argument for field in fields for argument in ("-e", field)]
-    command = ["tshark", "-n", "-r", str(path), "-Y", only, "-T", "fields", *names]
+    command = ["tshark", "-n", "-r", str(path), "-T", "fields", *names, *(["--color"] if colour else [])]
     done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
     return [line.split("\t") for line in done.stdout.splitlines()]
 
@@ -122,19 +121,18 @@ def test_limits_that_change_are_left_out(tmp_path: Path) -> None:
 
 
 @needs_tshark
-def test_colours_are_filters_that_wireshark_takes(folder: Path, run: Run) -> None:
-    out, colours = folder / "out.pcapng", folder / "colours"
+def test_wireshark_colours_by_the_rules(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, colours = folder / "out.pcapng", folder / "colorfilters"
     result = run("annotate", "--backlog", "1", folder / "capture.pcap", "-o", out, "--colors", colours)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert colours.read_text() == color_filters()
-    filters = []
-    for line in colours.read_text().splitlines()[1:]:
-        match = re.fullmatch(r"@[^@]+@([^@]+)@\[(\d+),(\d+),(\d+)\]\[(\d+),(\d+),(\d+)\]", line)
-        assert match is not None
-        assert all(int(part) <= 65535 for part in match.groups()[1:])
-        filters.append(match[1])
-    assert tshark(out, "frame.number", only=" or ".join(filters)) == [["1"], ["3"], ["4"], ["6"], ["7"]]
-    assert tshark(out, "frame.number", only=next(text for text in filters if "dropped" in text)) == [["7"]]
+    monkeypatch.setenv("WIRESHARK_CONFIG_DIR", str(colours.parent))
+    rules = tshark(out, "frame.number", "frame.coloring_rule.name", colour=True)
+    named = {int(frame): rule.removeprefix("backlogtrace: ") for frame, rule in rules}
+    assert named[1] == named[4] == "request made"
+    assert named[3] == named[6] == "accept queue entered"
+    assert named[7] == "SYN dropped"
+    assert "backlogtrace" not in rules[1][1]
 
 
 def test_every_decision_that_matters_has_a_colour() -> None:
