@@ -23,7 +23,7 @@ from backlogtrace.capture.pcapng import (
     SIMPLE_PACKET,
     byte_order,
 )
-from backlogtrace.capture.reader import SMALL, STREAM_WINDOW
+from backlogtrace.capture.reader import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     Scan = Callable[[Data, int, int], tuple[Sized, int]]
 
+WINDOW = 2 << 20
+"""Bytes copied together: in larger pieces the memory would be fetched from the system each time."""
 MAX_COMMENT = 60_000
 """Bytes of a comment at most; an option has room for 65535."""
 _OPT_COMMENT, _OPT_TSRESOL = 1, 9
@@ -89,18 +91,17 @@ def write_annotated(
     with closing(file):
         framer = file.framer
         scan: Scan = framer.scan
-        window = STREAM_WINDOW
         if not file.is_small(SMALL):
             from backlogtrace.capture.records import column_scan
 
             scan = column_scan(framer)
         if isinstance(framer, PcapFramer):
             converter = _Converter(framer, scan, comments, out)
-            for _ in file.windows(window, converter.scan):
+            for _ in file.windows(WINDOW, converter.scan):
                 pass
         else:
             copier = _Copier(scan, comments, out)
-            for _ in file.windows(window, copier.scan):
+            for _ in file.windows(WINDOW, copier.scan):
                 pass
             copier.close_section()
     return info

@@ -215,7 +215,7 @@ def test_a_very_long_comment_is_cut_between_characters(tmp_path: Path) -> None:
 def test_packets_of_a_real_window_size_are_copied_in_runs(
     tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STREAM_WINDOW", 100)  # windows end inside blocks
+    monkeypatch.setattr(module, "WINDOW", 100)  # windows end inside blocks
     data = build.pcapng(PACKETS * 5)
     output, _, _ = annotated(tmp_path / "x", data, list(range(1, 46, 7)))
     after, before = blocks(output), blocks(data)
