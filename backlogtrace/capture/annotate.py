@@ -41,6 +41,7 @@ WINDOW = 2 << 20
 MAX_COMMENT = 60_000
 """Bytes of a comment at most; an option has room for 65535."""
 _OPT_COMMENT, _OPT_TSRESOL = 1, 9
+_WITH_OPTIONS = frozenset((ENHANCED_PACKET, OLD_PACKET))
 _END_OF_OPTIONS = b"\0\0\0\0"
 _MAGIC = 0x1A2B3C4D
 _SECTION_OPTIONS = 24
@@ -150,10 +151,10 @@ class _Copier:
         comments, add, head = self._comments, self._pieces.append, self._head
         view = memoryview(data)
         frame, due = self._frame, comments.due
-        run = at
+        run, with_options = at, _WITH_OPTIONS
         while at < stop:
             kind, size = head(data, at)
-            if kind in {ENHANCED_PACKET, OLD_PACKET}:
+            if kind in with_options:
                 frame += 1
                 if frame == due:
                     add(view[run:at])
