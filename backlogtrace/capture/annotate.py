@@ -19,6 +19,7 @@ from backlogtrace.capture.pcapng import (
     MAX_BLOCK,
     OLD_PACKET,
     PACKET_HEADER,
+    PACKET_OVERHEAD,
     SECTION_HEADER,
     SIMPLE_PACKET,
     byte_order,
@@ -50,6 +51,7 @@ _SECTION_LENGTH = 16
 _UNKNOWN_LENGTH = 1 << 63
 """Section lengths from here on are negative: not known."""
 _MICRO = 1000
+_WORD = 1 << 32
 
 
 class Comments:
@@ -229,6 +231,8 @@ class _Converter:
         self._order = order = framer.order
         self._frame = 0
         self._unit_ns = framer.unit_ns
+        self._sizes: dict[int, tuple[int, bytes]] = {}
+        """Captured bytes -> (bytes of a block without comment, what follows the packet in it)."""
         options = _comment(comments.section, order) + _END_OF_OPTIONS if comments.section else b""
         section = Struct(order + "IHHq").pack(_MAGIC, 1, 0, -1)
         resolution = b"\x06" if framer.unit_ns == _MICRO else b"\x09"
@@ -247,22 +251,25 @@ class _Converter:
         comments, unit_ns = self._comments, self._unit_ns
         head = Struct(self._order + "7I").pack
         length = Struct(self._order + "I").pack
+        sizes = self._sizes
         pieces: list[bytes] = []
         add = pieces.append
         due, frame = comments.due, self._frame
         for at, caplen, wirelen, time_ns, _ in records:
             frame += 1
-            padding = -caplen % 4
-            size = 32 + caplen + padding
-            option = b""
+            if caplen not in sizes:
+                size = PACKET_OVERHEAD + (caplen + 3 & ~3)
+                sizes[caplen] = size, _END_OF_OPTIONS[: -caplen % 4] + length(size)
+            size, tail = sizes[caplen]
             if frame == due:
                 option = comments.take(self._order) + _END_OF_OPTIONS
                 due = comments.due
                 size += len(option)
-            ticks = time_ns // unit_ns
-            add(head(ENHANCED_PACKET, size, 0, ticks >> 32, ticks & 0xFFFFFFFF, caplen, wirelen))
+                tail = tail[:-4] + option + length(size)
+            high, low = divmod(time_ns // unit_ns, _WORD)
+            add(head(ENHANCED_PACKET, size, 0, high, low, caplen, wirelen))
             add(data[at : at + caplen])
-            add(_END_OF_OPTIONS[:padding] + option + length(size))
+            add(tail)
         self._out.write(b"".join(pieces))
         self._frame = frame
 
