@@ -27,7 +27,7 @@ from backlogtrace.capture.pcapng import (
 from backlogtrace.capture.reader import SMALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import IO
 
     from backlogtrace.capture.file import Progress, Sized
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from backlogtrace.capture.pcap import Record
     from backlogtrace.capture.records import Records
 
+    Headed = tuple[int, int, bytes]
+    """(offset of a packet, its captured bytes, what comes before it in a block without comment)"""
     Scan = Callable[[Data, int, int], tuple[Sized, int]]
 
 WINDOW = 2 << 20
@@ -231,8 +233,8 @@ class _Converter:
         self._order = order = framer.order
         self._frame = 0
         self._unit_ns = framer.unit_ns
-        self._sizes: dict[int, tuple[int, bytes]] = {}
-        """Captured bytes -> (bytes of a block without comment, what follows the packet in it)."""
+        self._tails: dict[int, bytes] = {}
+        """Captured bytes -> what follows the packet in a block without comment."""
         options = _comment(comments.section, order) + _END_OF_OPTIONS if comments.section else b""
         section = Struct(order + "IHHq").pack(_MAGIC, 1, 0, -1)
         resolution = b"\x06" if framer.unit_ns == _MICRO else b"\x09"
@@ -244,44 +246,52 @@ class _Converter:
     def scan(self, data: Data, start: int, end: int) -> tuple[Sized, int]:
         """Writes the packets in `data[start:end]`; what scan() of a framer gives back."""
         found, stop = self._scan(data, start, end)
-        self._convert(data, _listed(found))
+        self._convert(data, self._plain(found) if isinstance(found, list) else self._columns(found))
         return found, stop
 
-    def _convert(self, data: Data, records: Iterable[Record]) -> None:
-        comments, unit_ns = self._comments, self._unit_ns
+    def _plain(self, records: list[Record]) -> Iterator[Headed]:
         head = Struct(self._order + "7I").pack
+        for at, caplen, wirelen, time_ns, _ in records:
+            high, low = divmod(time_ns // self._unit_ns, _WORD)
+            size = PACKET_OVERHEAD + (caplen + 3 & ~3)
+            yield at, caplen, head(ENHANCED_PACKET, size, 0, high, low, caplen, wirelen)
+
+    def _columns(self, found: Sized) -> Iterator[Headed]:
+        import numpy as np
+
+        records: Records = found  # type: ignore[assignment]
+        heads = np.zeros((len(records), 7), self._order + "u4")
+        ticks = records.time_ns // self._unit_ns
+        heads[:, 0] = ENHANCED_PACKET
+        heads[:, 1] = PACKET_OVERHEAD + (records.caplen + 3 & ~3)
+        heads[:, 3], heads[:, 4] = ticks >> 32, ticks & _WORD - 1
+        heads[:, 5], heads[:, 6] = records.caplen, records.wirelen
+        return zip(
+            records.at.tolist(), records.caplen.tolist(), heads.view("V28").ravel().tolist(), strict=True
+        )
+
+    def _convert(self, data: Data, packets: Iterator[Headed]) -> None:
+        comments, tails = self._comments, self._tails
         length = Struct(self._order + "I").pack
-        sizes = self._sizes
         pieces: list[bytes] = []
         add = pieces.append
         due, frame = comments.due, self._frame
-        for at, caplen, wirelen, time_ns, _ in records:
+        for at, caplen, head in packets:
             frame += 1
-            if caplen not in sizes:
-                size = PACKET_OVERHEAD + (caplen + 3 & ~3)
-                sizes[caplen] = size, _END_OF_OPTIONS[: -caplen % 4] + length(size)
-            size, tail = sizes[caplen]
+            if caplen not in tails:
+                tails[caplen] = _END_OF_OPTIONS[: -caplen % 4] + head[4:8]
+            tail = tails[caplen]
             if frame == due:
                 option = comments.take(self._order) + _END_OF_OPTIONS
                 due = comments.due
-                size += len(option)
-                tail = tail[:-4] + option + length(size)
-            high, low = divmod(time_ns // unit_ns, _WORD)
-            add(head(ENHANCED_PACKET, size, 0, high, low, caplen, wirelen))
+                size = length(PACKET_OVERHEAD + (caplen + 3 & ~3) + len(option))
+                head = head[:4] + size + head[8:]  # noqa: PLW2901
+                tail = tail[:-4] + option + size
+            add(head)
             add(data[at : at + caplen])
             add(tail)
         self._out.write(b"".join(pieces))
         self._frame = frame
-
-
-def _listed(found: Sized) -> Iterable[Record]:
-    """Packets as tuples, however they were found."""
-    if isinstance(found, list):
-        return found
-    columns: Records = found  # type: ignore[assignment]
-    link = [0] * len(columns)
-    parts = (columns.at, columns.caplen, columns.wirelen, columns.time_ns)
-    return zip(*(part.tolist() for part in parts), link, strict=True)
 
 
 def _block(kind: int, body: bytes, order: str) -> bytes:
