@@ -6,6 +6,7 @@ Refuses to print anything.
 
 from __future__ import annotations
 
+import difflib
 import io
 import itertools
 import json
@@ -77,7 +78,8 @@ def find(paths: Sequence[str]) -> list[tuple[Path, Layout]]:
             raise UsageError(f"{path!r} is not a folder with fixtures")
         for folder, folders, files in os.walk(path):
             folders.sort()
-            if any(name in CAPTURE_NAMES for name in files):
+            # An expectation without its capture is a fixture that fails, not one that is passed over.
+            if not {*CAPTURE_NAMES, "expected.jsonl", "truth.jsonl"}.isdisjoint(files):
                 found.append((Path(folder), "truth" if "truth.jsonl" in files else "expected"))
     if not found:
         raise UsageError(
@@ -119,14 +121,19 @@ def run(fixture: tuple[Path, Layout], update: bool) -> Result:
     return result
 
 
-def output_of(folder: Path) -> str:
-    """What `analyze -T jsonl` prints for the capture in `folder` with its host file."""
+def output_of(folder: Path) -> tuple[str, list[str]]:
+    """What `analyze -T jsonl` prints for the capture in `folder` with its host file and what went wrong.
+
+    Raises CaptureError when the capture cannot be read, UsageError when there is not exactly one.
+    """
     from backlogtrace.capture import open_capture
     from backlogtrace.replay import Options, analyze
     from backlogtrace.replay.host import load_host
     from backlogtrace.report.jsonl import write_jsonl
 
     captures = sorted(str(path) for path in folder.iterdir() if path.name in CAPTURE_NAMES)
+    if not captures:
+        raise UsageError(f"{folder} holds no capture: capture.pcap or .pcapng, also .gz, .zst or .lz4")
     if len(captures) > 1:
         raise UsageError(f"{folder} holds several captures; a fixture has one")
     host_file = folder / "host.json"
@@ -137,16 +144,22 @@ def output_of(folder: Path) -> str:
         analysis = analyze(capture, host, Options())
         analysis.header.capture = Path(captures[0]).name
         write_jsonl(analysis, out)
-    return out.getvalue()
+        problems = list(capture.info.problems)
+    return out.getvalue(), problems
 
 
 def _compare_expected(result: Result, *, update: bool) -> None:
-    text = output_of(result.folder)
+    text, problems = output_of(result.folder)
     path = result.folder / "expected.jsonl"
     if update:
         result.packets = result.packets or text.count('"type":"packet"')
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        if problems:
+            raise CaptureError(f"{problems[0]}; expected.jsonl was left as it is")
+        if not path.exists() or path.read_bytes() != text.encode():
+            from backlogtrace.cli.output import opened
+
+            with opened(str(path), ()) as out:
+                out.write(text)
             result.updated = True
         return
     if not path.exists():
@@ -155,8 +168,11 @@ def _compare_expected(result: Result, *, update: bool) -> None:
         )
     actual = [json.loads(line) for line in text.splitlines()]
     result.packets = result.packets or sum(row["type"] == "packet" for row in actual)
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, (line, got) in enumerate(itertools.zip_longest(lines, actual), 1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: byte {error.start} is not UTF-8; write it anew with --update") from None
+    for number, line, got in _aligned(lines, actual):
         difference = _compare_row(number, line, got)
         if difference is not None:
             result.count += 1
@@ -164,10 +180,37 @@ def _compare_expected(result: Result, *, update: bool) -> None:
                 result.differences.append(difference)
 
 
+def _aligned(
+    lines: Sequence[str], actual: Sequence[dict[str, Any]]
+) -> Iterator[tuple[int, str | None, dict[str, Any] | None]]:
+    """Line numbers and lines of expected.jsonl beside the rows that mean the same packet or event.
+
+    A row too many or too few is one difference, whatever follows it.
+    """
+    before, after = [_identity(line) for line in lines], [_identity(row) for row in actual]
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    for _, first, end, its_first, its_end in matcher.get_opcodes():
+        pairs = itertools.zip_longest(lines[first:end], actual[its_first:its_end])
+        for number, (line, row) in enumerate(pairs, first + 1):
+            yield max(1, min(number, len(lines))), line, row
+
+
+def _identity(row: str | dict[str, Any]) -> tuple[str, ...]:
+    if isinstance(row, str):
+        try:
+            row = json.loads(row)
+        except ValueError:
+            return ()
+    if not isinstance(row, dict):
+        return ()
+    keys = ("type", "frame", "listener", "peer", "event", "what")
+    return tuple(str(row.get(key)) for key in keys)
+
+
 def _compare_row(number: int, line: str | None, actual: dict[str, Any] | None) -> Difference | None:
     where = f"line {number}"
     if line is None:
-        return Difference(where, "no more lines", _short(actual), number)
+        return Difference(where, "no such row", _short(actual), number)
     try:
         expected = json.loads(line)
     except ValueError as error:
@@ -175,7 +218,7 @@ def _compare_row(number: int, line: str | None, actual: dict[str, Any] | None) -
     if expected == actual:
         return None
     if actual is None:
-        return Difference(where, _short(expected), "no more lines", number)
+        return Difference(where, _short(expected), "no such row", number)
     if not isinstance(expected, dict) or expected.get("type") != actual["type"]:
         return Difference(where, _short(expected), _short(actual), number)
     keys = [key for key in expected | actual if expected.get(key) != actual.get(key)]

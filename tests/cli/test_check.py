@@ -56,6 +56,57 @@ def test_a_missing_expectation_is_a_failure_that_says_what_to_do(fixture: Path) 
     assert "check --update" in result.output
 
 
+def test_an_expectation_whose_capture_is_gone_fails(fixture: Path) -> None:
+    (fixture / "capture.pcap").unlink()
+    result = check(fixture.parent)
+    assert result.return_value == 1
+    assert "holds no capture" in result.output
+
+
+def test_an_expectation_that_is_not_text_fails_its_fixture_alone(fixture: Path) -> None:
+    shutil.copytree(fixture, fixture.parent / "sound")
+    (fixture / "expected.jsonl").write_bytes(b'{"type":"\xff"}\n')
+    result = check(fixture.parent)
+    assert result.return_value == 1
+    assert "byte 9 is not UTF-8" in result.output
+    assert "2 fixtures" in result.output
+    assert "1 failed" in result.output
+    assert check(fixture, "--update").return_value == 0
+    assert check(fixture.parent).return_value == 0
+
+
+def test_update_takes_no_expectation_from_a_capture_that_was_cut(fixture: Path) -> None:
+    before = (fixture / "expected.jsonl").read_bytes()
+    capture = fixture / "capture.pcap"
+    capture.write_bytes(capture.read_bytes()[:-5])
+    result = check(fixture, "--update")
+    assert result.return_value == 3
+    assert "left as it is" in result.output
+    assert (fixture / "expected.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("at", [0, 3, -1])
+def test_one_row_too_few_is_one_difference(fixture: Path, at: int) -> None:
+    expected = fixture / "expected.jsonl"
+    lines = expected.read_text().splitlines(keepends=True)
+    del lines[at]
+    expected.write_text("".join(lines))
+    output = check(fixture).output
+    assert "no such row" in output
+    assert "more)" not in output
+
+
+def test_one_row_too_many_is_one_difference(fixture: Path) -> None:
+    expected = fixture / "expected.jsonl"
+    lines = expected.read_text().splitlines(keepends=True)
+    row = json.loads(lines[3]) | {"frame": 9999}
+    expected.write_text("".join([*lines[:3], json.dumps(row) + "\n", *lines[3:]]))
+    output = check(fixture).output
+    assert "line 4 " in output
+    assert "no such row" in output
+    assert "more)" not in output
+
+
 def test_the_first_difference_is_shown_side_by_side(fixture: Path) -> None:
     expected = fixture / "expected.jsonl"
     expected.write_text(expected.read_text().replace('"dropped"', '"queued"'))
@@ -82,7 +133,7 @@ def test_missing_extra_and_broken_lines(fixture: Path, change: str) -> None:
     expected.write_text("\n".join(changed))
     result = check(fixture)
     assert result.return_value == 1
-    assert ("not JSON" if change == "broken" else "no more lines") in result.output
+    assert ("not JSON" if change == "broken" else "no such row") in result.output
 
 
 def test_an_unreadable_capture_is_3(fixture: Path) -> None:
