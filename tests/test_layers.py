@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "lab": BASE,
     "report": BASE | {"kernel", "capture", "replay"},
     "cli": BASE | {"kernel", "capture", "replay", "report", "lab"},
+    "api": BASE | {"kernel", "capture", "replay", "report"},
     "__main__": {"cli"},
-    "__init__": set[str](),
+    "__init__": {"api"},
 }
 """Parts of the package that a part may import, besides itself and the version."""
 LIBRARIES = {
