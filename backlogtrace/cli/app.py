@@ -21,6 +21,7 @@ COMMANDS = {
     "analyze": "backlogtrace.cli.analyze",
     "annotate": "backlogtrace.cli.annotate",
     "check": "backlogtrace.cli.check",
+    "explain": "backlogtrace.cli.explain",
     "infer": "backlogtrace.cli.infer",
     "kernels": "backlogtrace.cli.kernels",
     "lab": "backlogtrace.cli.lab",

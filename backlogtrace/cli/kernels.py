@@ -46,16 +46,17 @@ def kernels(name: str | None, diff: tuple[str, str] | None, **values: Any) -> No
     if diff is not None and name is not None:
         raise UsageError(f"--diff takes two kernels; {name!r} is a third one")
     if diff is not None:
-        (before, first), (after, second) = map(_find, diff)
+        (before, first), (after, second) = map(find_kernel, diff)
         page = report.comparison(before, after, (first, second))
     elif name is not None:
-        page = report.portrait(*_find(name))
+        page = report.portrait(*find_kernel(name))
     else:
         page = report.overview()
-    _write(page, values)
+    write_page(page, values)
 
 
-def _find(text: str) -> tuple[Profile, str]:
+def find_kernel(text: str) -> tuple[Profile, str]:
+    """Profile for --kernel and a note; raises UsageError for an unknown name."""
     from backlogtrace.kernel import profiles
 
     try:
@@ -64,7 +65,8 @@ def _find(text: str) -> tuple[Profile, str]:
         raise UsageError(str(error)) from None
 
 
-def _write(page: Page, values: dict[str, Any]) -> None:
+def write_page(page: Page, values: dict[str, Any]) -> None:
+    """Write a page in the format and to the place that the options say."""
     from backlogtrace.cli.output import ascii_only, opened, wants_colour, width
     from backlogtrace.report import kernels as report
 

@@ -1,0 +1,95 @@
+"""`explain`: what settings change is computed, and every word of the output can be looked up."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from backlogtrace.cli.app import app
+from backlogtrace.errors import UsageError
+
+if TYPE_CHECKING:
+    from click.testing import Result
+
+
+def explain(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["explain", *arguments], standalone_mode=False)
+
+
+def played(*arguments: str) -> dict[str, Any]:
+    """Situation -> what happens by default and as given, where they differ."""
+    page = json.loads(explain("-T", "json", *arguments).output)
+    return {one["situation"]: (one["default"], one["given"]) for one in page["situations"] if one["differs"]}
+
+
+def test_abort_on_overflow_resets_requests_but_neither_syns_nor_cookies() -> None:
+    found = played("--sysctl", "tcp_abort_on_overflow=1")
+    assert list(found) == ["ACK that completes a handshake while the accept queue is full"]
+    ((before, after),) = found.values()
+    assert before["packets"][0]["decision"] == "overflow"
+    assert len(before["synack_again_ns"]) == 5  # an ignored ACK does not stop the retransmissions
+    assert 63 <= before["given_up_ns"] / 1e9 <= 68
+    assert after["packets"][0]["reply"] == "rst"
+    assert after["given_up_ns"] is None
+
+
+@pytest.mark.parametrize("kernel", ["3.10", "6.12"])
+@pytest.mark.parametrize(
+    ("setting", "situation"),
+    [
+        ("somaxconn=1", "SYN while the accept queue is full"),
+        ("tcp_syncookies=0", "SYN while the SYN queue is full"),
+        ("tcp_synack_retries=2", "SYN, then silence"),
+        ("tcp_abort_on_overflow=1", "ACK that completes a handshake while the accept queue is full"),
+        ("tcp_fastopen=0x203", "SYN with data that asks for a Fast Open cookie"),
+    ],
+)
+def test_a_setting_makes_a_difference_on_old_and_new_kernels(
+    kernel: str, setting: str, situation: str
+) -> None:
+    name, _, value = setting.partition("=")
+    assert situation in played("--kernel", kernel, "--sysctl", f"{name}={int(value, 0)}")
+
+
+def test_syncookies_2_is_1_on_an_old_kernel() -> None:
+    assert played("--kernel", "3.10", "--sysctl", "tcp_syncookies=2") == {}
+    new = played("--kernel", "6.12", "--sysctl", "tcp_syncookies=2")["SYN, then silence"]
+    assert new[1]["packets"][0]["reason"] == "syncookies_always"
+
+
+def test_the_limits_are_worked_out() -> None:
+    page = json.loads(
+        explain("-T", "json", "--backlog", "511", "--kernel", "3.10", "--sysctl", "somaxconn=1024").output
+    )
+    assert page["limits"][0].startswith("backlog min(511, somaxconn 128) = 128; 129 fit in the accept queue")
+    assert page["limits"][1].startswith("backlog min(511, somaxconn 1024) = 511; 512 fit in the accept queue")
+
+
+def test_a_counter_names_the_rules_that_count_it() -> None:
+    rules = {row["rule"] for row in json.loads(explain("listenoverflows", "-T", "json").output)["rules"]}
+    assert {
+        "listen.accept_queue_full",
+        "request.accept_queue_full",
+        "cookie.cookie_accept_queue_full",
+    } <= rules
+    assert "listen.syn_queue_full" not in rules
+
+
+def test_every_topic_that_is_listed_can_be_asked_for() -> None:
+    topics = json.loads(explain("-T", "json").output)["topics"]
+    assert {"net.core.somaxconn", "ListenDrops", "overflow", "accept_queue_full"} <= set(topics)
+    for name in topics:
+        assert explain(name).exception is None
+
+
+def test_an_unknown_word_gets_the_nearest() -> None:
+    result = explain("ListenDrop")
+    assert isinstance(result.exception, UsageError)
+    assert "did you mean ListenDrops?" in str(result.exception)
+
+
+def test_a_topic_and_settings_at_once_are_refused() -> None:
+    assert "one of them" in str(explain("overflow", "--sysctl", "tcp_syncookies=0").exception)
