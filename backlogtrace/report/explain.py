@@ -44,7 +44,7 @@ def effect(profile: Profile, sysctl: dict[str, int], backlog: int, note: str = "
         for name, value in sysctl.items()
     ]
     differ = sum(entry["differs"] is True for entry in entries)
-    unchanged = ", ".join(str(entry["situation"]) for entry in entries if not entry["differs"])
+    unchanged = "; ".join(str(entry["situation"]) for entry in entries if not entry["differs"])
     limits = [_limits(profile, values, backlog) for values in ({}, sysctl)]
     rows.insert(0, ("limits", limits[0], "the same" if limits[0] == limits[1] else limits[1]))
     return Page(
