@@ -42,6 +42,10 @@ class Play:
     """Accept queue and SYN queue after the packet."""
 
 
+class UnreachableError(Exception):
+    """The server never comes into the situation."""
+
+
 class Scene:
     """One listening server and as many clients as a situation needs."""
 
@@ -81,11 +85,15 @@ class Scene:
         return outcome
 
     def fill_accept_queue(self) -> None:
-        """Complete handshakes that nobody accepts, until no more fit."""
+        """Complete handshakes that nobody accepts, until no more fit.
+
+        Raises UnreachableError where the server lets no client in.
+        """
         while not self.listener.accept_queue_full():
             client = self.client()
             self.send(client, SYN)
-            self.send(client, ACK)
+            if self.send(client, ACK).decision != "established":
+                raise UnreachableError
 
     def fill_syn_queue(self) -> None:
         """Send SYNs of clients that stay silent, until one makes no request."""
@@ -170,7 +178,7 @@ SITUATIONS: dict[str, Callable[[Scene], Play]] = {
 
 
 def play(name: str, profile: Profile, sysctl: dict[str, int], backlog: int) -> Play | None:
-    """What happens in a situation on a server; None when a queue is too long to be filled.
+    """What happens in a situation on a server; None when a queue is too long to be filled, or never fills.
 
     `sysctl` has full names; `backlog` is what the application passed to listen(). Raises KeyError for an
     unknown situation.
@@ -178,4 +186,7 @@ def play(name: str, profile: Profile, sysctl: dict[str, int], backlog: int) -> P
     scene = Scene(profile, sysctl, backlog)
     if max(scene.listener.accept_capacity, scene.listener.syn_capacity) > QUEUE_LIMIT:
         return None
-    return SITUATIONS[name](scene)
+    try:
+        return SITUATIONS[name](scene)
+    except UnreachableError:
+        return None

@@ -31,7 +31,7 @@ def effect(profile: Profile, sysctl: dict[str, int], backlog: int, note: str = "
     for name in SITUATIONS:
         before, after = (play(name, profile, values, backlog) for values in ({}, sysctl))
         if before is None or after is None:
-            rows.append((name, "not played: a queue is too long", ""))
+            rows.append((name, "not played: a queue never fills, or is too long", ""))
             continue
         same = _facts(before) == _facts(after)
         if not same:
@@ -40,7 +40,9 @@ def effect(profile: Profile, sysctl: dict[str, int], backlog: int, note: str = "
             {"situation": name, "default": _facts(before), "given": _facts(after), "differs": not same}
         )
     changes = [
-        f"{name}: {defaults.get(name, '?')} -> {value} ({SYSCTLS[name].meaning})"
+        f"{name}: {defaults[name]} -> {value} ({SYSCTLS[name].meaning})"
+        if name in defaults
+        else f"{name} is not part of the model: what {value} changes is not shown"
         for name, value in sysctl.items()
     ]
     differ = sum(entry["differs"] is True for entry in entries)

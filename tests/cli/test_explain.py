@@ -68,6 +68,26 @@ def test_the_limits_are_worked_out() -> None:
     assert page["limits"][1].startswith("backlog min(511, somaxconn 1024) = 511; 512 fit in the accept queue")
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--backlog", "0", "--kernel", "5.10", "--sysctl", "tcp_syncookies=0"),
+        ("--sysctl", "tcp_max_syn_backlog=0", "--sysctl", "tcp_syncookies=0"),
+    ],
+)
+def test_a_queue_that_no_client_can_fill_is_said_to_be_none(given: tuple[str, ...]) -> None:
+    late = "ACK that completes a handshake while the accept queue is full"  # its request takes the only place
+    assert f"{late}\tnot played: a queue never fills" in explain("-T", "text", *given).output
+    assert "SYN while the SYN queue is full" in played(*given)
+
+
+def test_a_setting_outside_the_model_is_not_called_harmless() -> None:
+    assert (
+        "net.ipv4.tcp_ecn is not part of the model" in explain("-T", "text", "--sysctl", "tcp_ecn=1").output
+    )
+    assert "not part of the model" not in explain("-T", "text", "--sysctl", "tcp_syncookies=0").output
+
+
 def test_a_counter_names_the_rules_that_count_it() -> None:
     rules = {row["rule"] for row in json.loads(explain("listenoverflows", "-T", "json").output)["rules"]}
     assert {
