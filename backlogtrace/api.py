@@ -38,17 +38,17 @@ class Analysis:
     @property
     def counters(self) -> dict[str, int]:
         """The counters that all listeners added, named as in /proc/net/netstat and /proc/net/snmp."""
-        total: Counter[str] = Counter()
-        for summary in self.listeners:
-            total.update(summary["counters"])
-        return dict(total)
+        return self._total("counters")
 
     @property
     def decisions(self) -> dict[str, int]:
         """How often each decision was made, over all listeners."""
+        return self._total("decisions")
+
+    def _total(self, key: str) -> dict[str, int]:
         total: Counter[str] = Counter()
         for summary in self.listeners:
-            total.update(summary["decisions"])
+            total.update(summary[key])
         return dict(total)
 
 
@@ -78,7 +78,14 @@ def analyze(  # noqa: PLR0913 - the options of the command, by keyword
     from backlogtrace.capture import open_capture
     from backlogtrace.replay import Options
     from backlogtrace.replay import analyze as replay
-    from backlogtrace.replay.host import load_host, parse_accept, parse_listener, parse_sysctl
+    from backlogtrace.replay.host import (
+        checked_backlog,
+        load_host,
+        parse_accept,
+        parse_listener,
+        parse_sysctl,
+        served_ports,
+    )
     from backlogtrace.report.jsonl import RowLines, header_line, summary_line
 
     names = [path] if isinstance(path, str | os.PathLike) else path
@@ -87,17 +94,15 @@ def analyze(  # noqa: PLR0913 - the options of the command, by keyword
     options = Options(
         kernel=kernel,
         sysctl=dict(parse_sysctl(f"{name}={value}") for name, value in (sysctl or {}).items()),
-        backlog=backlog,
+        backlog=checked_backlog(backlog),
         listeners=tuple(parse_listener(text) for text in listeners),
         accept=parse_accept(accept),
         vantage=vantage,
         all_packets=all_packets,
     )
-    served = [*options.listeners, *(known.listeners if known else ())]
-    ports = tuple({listener.port: None for listener in served})
+    ports = served_ports(known, options.listeners)
     with open_capture(paths, reader=reader, keep_all=all_packets, ports=ports, keep_small=True) as capture:
         analysis = replay(capture, known, options)
-        analysis.header.capture = " ".join(os.path.basename(name) or name for name in paths)  # noqa: PTH119
         line = RowLines()
         rows = [json.loads(line(row)) for row in analysis]
     return Analysis(

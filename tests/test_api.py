@@ -63,6 +63,8 @@ def test_what_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) -> None:
         backlogtrace.analyze(tmp_path / "missing.pcap")
     with pytest.raises(UsageError, match="tcp_syncookies"):
         backlogtrace.analyze(CAPTURE, sysctl={"tcp_syncookie": 1})
+    with pytest.raises(UsageError, match="takes a C int"):
+        backlogtrace.analyze(CAPTURE, backlog=2**31)
     with pytest.raises(AttributeError, match="analyse"):
         backlogtrace.analyse  # noqa: B018
 

@@ -87,7 +87,7 @@ class Capture:
     @property
     def rereadable(self) -> bool:
         """Whether `again` is possible: a pipe can be read only once."""
-        return not any(name == STDIN or _is_pipe(name) for name in self._paths)
+        return all(map(rereadable, self._paths))
 
     def again(self) -> Capture:
         """The same capture once more, where it is `rereadable`."""
@@ -216,13 +216,15 @@ def _foreign(name: str) -> _Foreign:
     return pyshark_reader
 
 
-def _is_pipe(name: str) -> bool:
-    """Whether `name` exists and is something that can be read only once."""
+def rereadable(name: str) -> bool:
+    """Whether a capture can be read twice: standard input and pipes can not."""
+    if name == STDIN:
+        return False
     try:
         mode = Path(name).stat().st_mode
     except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        return True  # opening it will tell what is wrong
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def open_capture(
@@ -250,7 +252,7 @@ def open_capture(
         raise UsageError("no capture named: give a file, or - for standard input")
     if len(paths) > 1:
         for name in paths:
-            if name == STDIN or _is_pipe(name):
+            if not rereadable(name):
                 raise UsageError(
                     f"{name}: a pipe cannot be merged with other captures: write it to a file first"
                 )

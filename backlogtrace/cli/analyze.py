@@ -7,14 +7,22 @@ Refuses to read, model or format anything itself.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from backlogtrace.cli.app import CONTEXT, fail
-from backlogtrace.cli.options import FAIL_CONDITIONS, Model, model_options, parse_fail_on, parse_model
+from backlogtrace.cli.options import (
+    ALL_PACKETS,
+    FAIL_CONDITIONS,
+    OUTPUT,
+    Model,
+    input_files,
+    model_options,
+    parse_fail_on,
+    parse_model,
+)  # fmt: skip
 from backlogtrace.report import FORMATS
 
 if TYPE_CHECKING:
@@ -41,10 +49,8 @@ _LIMIT = 40
     show_default=True,
     help="Output format.",
 )
-@click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all.")
-@click.option(
-    "--all", "all_packets", is_flag=True, help="Every packet, also those of established connections."
-)
+@OUTPUT
+@ALL_PACKETS
 @click.option(
     "--limit",
     type=click.IntRange(0),
@@ -89,7 +95,6 @@ def _analyze(
     from backlogtrace.cli.progress import progress
     from backlogtrace.replay import analyze as replay
 
-    inputs = [*captures, *([values["host_file"]] if values["host_file"] else [])]
     write = _writer(values)
     with (
         progress(captures) as tell,
@@ -104,10 +109,8 @@ def _analyze(
         ) as capture,  # fmt: skip
     ):
         analysis = replay(capture, model.host, model.options)
-        # Where a file lies says nothing about it, and must not make two outputs differ.
-        analysis.header.capture = " ".join(os.path.basename(name) or name for name in captures)  # noqa: PTH119
         watched = _Watched(analysis) if values["strict"] else None
-        with opened(values["output"], inputs) as out:
+        with opened(values["output"], input_files(captures, values)) as out:
             write(watched or analysis, out)
     return analysis.header, analysis.listeners, watched.undecided if watched else 0
 

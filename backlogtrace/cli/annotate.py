@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import stat
 import sys
 import tempfile
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backlogtrace.cli.app import CONTEXT, fail
-from backlogtrace.cli.options import model_options, parse_model
+from backlogtrace.cli.options import ALL_PACKETS, input_files, model_options, parse_model
 from backlogtrace.errors import CaptureError, UsageError
 
 if TYPE_CHECKING:
@@ -40,9 +39,7 @@ _COPY = 1 << 20
     "[default: standard output, if no terminal].",
 )
 @click.option("--colors", metavar="FILE", help="Write colouring rules for the comments to FILE, too.")
-@click.option(
-    "--all", "all_packets", is_flag=True, help="Every packet, also those of established connections."
-)
+@ALL_PACKETS
 def annotate(captures: tuple[str, ...], **values: Any) -> int:  # fmt: skip
     """Write CAPTURE as pcapng with a comment on every packet that was judged.
 
@@ -59,11 +56,11 @@ def annotate(captures: tuple[str, ...], **values: Any) -> int:  # fmt: skip
             f"annotate takes one capture, not {len(captures)}: merge them first (mergecap -w all.pcapng ...)"
         )
     model = parse_model(values, all_packets=values["all_packets"])
-    inputs = [*captures, *([values["host_file"]] if values["host_file"] else [])]
+    inputs = input_files(captures, values)
     output, colors = values["output"], values["colors"]
     if colors is not None and os.path.realpath(colors) == os.path.realpath(output or "-"):
         raise UsageError(f"--colors {colors}: is also the output; choose another file")
-    with _rereadable(captures[0]) as path, opened_binary(output, inputs) as out:
+    with _kept(captures[0]) as path, opened_binary(output, inputs) as out:
         problems = _annotate(path, model, out)
         if colors is not None:
             with opened(colors, inputs) as rules:
@@ -99,9 +96,11 @@ def _note(count: int, why: str) -> None:
 
 
 @contextlib.contextmanager
-def _rereadable(name: str) -> Iterator[str]:
+def _kept(name: str) -> Iterator[str]:
     """The name of a file with the bytes of `name` that can be read twice."""
-    if name != "-" and not _is_pipe(name):
+    from backlogtrace.capture.reader import rereadable
+
+    if rereadable(name):
         yield name
         return
     with tempfile.NamedTemporaryFile(prefix="backlogtrace-") as spool:
@@ -115,14 +114,6 @@ def _rereadable(name: str) -> Iterator[str]:
             yield spool.name
         except CaptureError as error:
             raise CaptureError(_named(str(error), spool.name, name)) from None
-
-
-def _is_pipe(name: str) -> bool:
-    try:
-        mode = os.stat(name).st_mode  # noqa: PTH116
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _named(message: str, path: str, name: str) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from backlogtrace.cli.app import CONTEXT
-from backlogtrace.cli.kernels import find_kernel, write_page
+from backlogtrace.cli.options import find_kernel
+from backlogtrace.cli.pages import output_options, write_page
 from backlogtrace.errors import UsageError
 
 _BACKLOG = 4
@@ -25,15 +26,7 @@ _BACKLOG = 4
 @click.option("--backlog", type=click.IntRange(0, 10_000), default=_BACKLOG, show_default=True,
               help="What the application passes to listen().")  # fmt: skip
 @click.option("--kernel", metavar="VERSION", help="Family (5.10), distribution (rhel7) or `uname -r`.")
-@click.option(
-    "-T", "--format", "form", type=click.Choice(("rich", "text", "json")), default="rich", show_default=True,
-    help="Output format.",
-)  # fmt: skip
-@click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all.")
-@click.option(
-    "--color", type=click.Choice(("auto", "always", "never")), default="auto", show_default=True,
-    help="Colour in the rich output.",
-)  # fmt: skip
+@output_options()
 def explain(topic: str | None, sysctls: tuple[str, ...], **values: Any) -> None:
     """Play what settings change, or say what a TOPIC means; without either, list the topics.
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 Layout = Literal["expected", "truth"]
 _DIFFERENCES_KEPT = 10
 _SHORT = 300
+_ABSENT = object()
+"""Stands for a row that expected.jsonl does not have."""
 _SUFFIXES = (".pcap", ".pcapng")
 _COMPRESSIONS = ("", ".gz", ".zst", ".lz4")
 CAPTURE_NAMES = frozenset(f"capture{suffix}{packed}" for suffix in _SUFFIXES for packed in _COMPRESSIONS)
@@ -128,7 +130,7 @@ def output_of(folder: Path) -> tuple[str, list[str]]:
     """
     from backlogtrace.capture import open_capture
     from backlogtrace.replay import Options, analyze
-    from backlogtrace.replay.host import load_host
+    from backlogtrace.replay.host import load_host, served_ports
     from backlogtrace.report.jsonl import write_jsonl
 
     captures = sorted(str(path) for path in folder.iterdir() if path.name in CAPTURE_NAMES)
@@ -138,11 +140,9 @@ def output_of(folder: Path) -> tuple[str, list[str]]:
         raise UsageError(f"{folder} holds several captures; a fixture has one")
     host_file = folder / "host.json"
     host = load_host(host_file) if host_file.exists() else None
-    ports = tuple({listener.port for listener in host.listeners}) if host else ()
     out = io.StringIO()
-    with open_capture(captures, ports=ports) as capture:
+    with open_capture(captures, ports=served_ports(host)) as capture:
         analysis = analyze(capture, host, Options())
-        analysis.header.capture = Path(captures[0]).name
         write_jsonl(analysis, out)
         problems = list(capture.info.problems)
     return out.getvalue(), problems
@@ -172,49 +172,51 @@ def _compare_expected(result: Result, *, update: bool) -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: byte {error.start} is not UTF-8; write it anew with --update") from None
-    for number, line, got in _aligned(lines, actual):
-        difference = _compare_row(number, line, got)
+    for number, expected, got in _aligned([_parsed(line) for line in lines], actual):
+        difference = _compare_row(number, expected, got)
         if difference is not None:
             result.count += 1
             if len(result.differences) < _DIFFERENCES_KEPT:
                 result.differences.append(difference)
 
 
+def _parsed(line: str) -> object:
+    """What a line of expected.jsonl says; the ValueError where it is not JSON."""
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        return error
+
+
 def _aligned(
-    lines: Sequence[str], actual: Sequence[dict[str, Any]]
-) -> Iterator[tuple[int, str | None, dict[str, Any] | None]]:
-    """Line numbers and lines of expected.jsonl beside the rows that mean the same packet or event.
+    expected: Sequence[object], actual: Sequence[dict[str, Any]]
+) -> Iterator[tuple[int, object, dict[str, Any] | None]]:
+    """Line numbers and rows of expected.jsonl (or _ABSENT) beside those that mean the same packet or event.
 
     A row too many or too few is one difference, whatever follows it.
     """
-    before, after = [_identity(line) for line in lines], [_identity(row) for row in actual]
+    before, after = [_identity(row) for row in expected], [_identity(row) for row in actual]
     matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
     for _, first, end, its_first, its_end in matcher.get_opcodes():
-        pairs = itertools.zip_longest(lines[first:end], actual[its_first:its_end])
-        for number, (line, row) in enumerate(pairs, first + 1):
-            yield max(1, min(number, len(lines))), line, row
+        for offset in range(max(end - first, its_end - its_first)):
+            mine, its = first + offset, its_first + offset
+            row = expected[mine] if mine < end else _ABSENT
+            yield max(1, min(mine + 1, len(expected))), row, actual[its] if its < its_end else None
 
 
-def _identity(row: str | dict[str, Any]) -> tuple[str, ...]:
-    if isinstance(row, str):
-        try:
-            row = json.loads(row)
-        except ValueError:
-            return ()
+def _identity(row: object) -> tuple[str, ...]:
     if not isinstance(row, dict):
         return ()
     keys = ("type", "frame", "listener", "peer", "event", "what")
     return tuple(str(row.get(key)) for key in keys)
 
 
-def _compare_row(number: int, line: str | None, actual: dict[str, Any] | None) -> Difference | None:
+def _compare_row(number: int, expected: object, actual: dict[str, Any] | None) -> Difference | None:
     where = f"line {number}"
-    if line is None:
+    if expected is _ABSENT:
         return Difference(where, "no such row", _short(actual), number)
-    try:
-        expected = json.loads(line)
-    except ValueError as error:
-        return Difference(where, f"not JSON ({error})", _short(actual), number)
+    if isinstance(expected, ValueError):
+        return Difference(where, f"not JSON ({expected})", _short(actual), number)
     if expected == actual:
         return None
     if actual is None:

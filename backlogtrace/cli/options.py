@@ -15,6 +15,7 @@ from backlogtrace.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backlogtrace.kernel.profile import Profile
     from backlogtrace.replay import Options
     from backlogtrace.replay.host import Host
 
@@ -53,11 +54,25 @@ _MODEL = (
 )  # fmt: skip
 
 
-def model_options(command: Command) -> Command:
-    """Add the options that describe the server and the capture."""
-    for option in reversed(_MODEL):
-        command = option(command)
-    return command
+OUTPUT = click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all.")
+ALL_PACKETS = click.option(
+    "--all", "all_packets", is_flag=True, help="Every packet, also those of established connections."
+)
+
+
+def with_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """One decorator for several options, in the order that --help shows."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+model_options = with_options(*_MODEL)
+"""Decorator: the options that describe the server and the capture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +92,43 @@ def parse_model(values: dict[str, Any], *, all_packets: bool = False, routine_ro
     Raises UsageError for the first value that cannot be used.
     """
     from backlogtrace.replay import Options
-    from backlogtrace.replay.host import load_host, parse_accept, parse_listener, parse_sysctl
+    from backlogtrace.replay.host import (
+        checked_backlog,
+        load_host,
+        parse_accept,
+        parse_listener,
+        parse_sysctl,
+        served_ports,
+    )
 
     host = load_host(values["host_file"]) if values["host_file"] is not None else None
     listeners = tuple(parse_listener(text) for text in values["listeners"])
-    if values["backlog"] is not None and not -(2**31) <= values["backlog"] < 2**31:
-        raise UsageError(f"--backlog {values['backlog']}: listen() takes a C int, {-(2**31)} to {2**31 - 1}")
     options = Options(
         kernel=values["kernel"],
         sysctl=dict(parse_sysctl(text) for text in values["sysctls"]),
-        backlog=values["backlog"],
+        backlog=checked_backlog(values["backlog"]),
         listeners=listeners,
         accept=parse_accept(values["accept"]),
         vantage=values["vantage"],
         all_packets=all_packets,
         routine_rows=routine_rows,
     )
-    served = [*listeners, *(host.listeners if host else ())]
-    return Model(host, options, values["reader"], tuple({listener.port: None for listener in served}))
+    return Model(host, options, values["reader"], served_ports(host, listeners))
+
+
+def input_files(captures: tuple[str, ...], values: dict[str, Any]) -> list[str]:
+    """The files that a command with model_options reads, and must not write to."""
+    return [*captures, *([values["host_file"]] if values["host_file"] else [])]
+
+
+def find_kernel(text: str) -> tuple[Profile, str]:
+    """Profile for --kernel and a note; raises UsageError for an unknown name."""
+    from backlogtrace.kernel import profiles
+
+    try:
+        return profiles.find(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def parse_fail_on(texts: tuple[str, ...]) -> frozenset[str]:

@@ -71,7 +71,7 @@ def opened(path: str | None, inputs: Sequence[str]) -> Iterator[TextIO]:
     # A link stays a link: what it points to is replaced.
     target = Path(path).resolve()
     _refuse(path, target, inputs)
-    try:
+    with _naming(path):
         if target.exists() and not target.is_file():
             with target.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as device:
                 yield device
@@ -80,10 +80,6 @@ def opened(path: str | None, inputs: Sequence[str]) -> Iterator[TextIO]:
             out = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="\n")
             yield out
             out.detach()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager
@@ -102,7 +98,7 @@ def opened_binary(path: str | None, inputs: Sequence[str]) -> Iterator[IO[bytes]
         return
     target = Path(path).resolve()
     _refuse(path, target, inputs)
-    try:
+    with _naming(path):
         if target.suffix != ".gz" and (target.is_file() or not target.exists()):
             with _replacement(target) as out:
                 yield out
@@ -111,6 +107,13 @@ def opened_binary(path: str | None, inputs: Sequence[str]) -> Iterator[IO[bytes]
             yield spool
             spool.seek(0)
             _hand_over(spool, target)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Turns what goes wrong while `path` is written into an error that names it."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -11,6 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from backlogtrace.errors import UsageError
@@ -77,7 +78,8 @@ class Analysis:
         self.inference: Inference | None = None
         """What was worked out from the capture, where anything had to be; from the first row on."""
         self.listeners: list[ListenerSummary] = []
-        self.header = Header(capture=" ".join(capture.info.names))
+        # Where a file lies says nothing about it, and must not make two outputs differ.
+        self.header = Header(capture=" ".join(Path(name).name or name for name in capture.info.names))
         self._tracks: list[Track] = []
         self._copies = Copies()
         self._missing = ""

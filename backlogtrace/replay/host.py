@@ -13,11 +13,14 @@ import re
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, cast
 
 from backlogtrace.errors import UsageError
 from backlogtrace.kernel import sysctl
 from backlogtrace.segment import endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Operation = Literal["accept", "sysctl", "listen", "close"]
 AcceptKind = Literal["infer", "immediate", "never", "rate"]
@@ -155,6 +158,21 @@ def parse_accept(text: str) -> AcceptModel:
     if not math.isfinite(rate) or not 1e-6 <= rate <= 1e9:  # noqa: PLR2004
         raise UsageError(f"--accept {text!r}: the rate must be between 0.000001 and 1000000000 a second")
     return AcceptModel("rate", rate)
+
+
+def checked_backlog(backlog: int | None) -> int | None:
+    """`backlog` as it was given; raises UsageError when it is no C int, which is what listen() takes."""
+    if backlog is not None and not -_BACKLOG_MAX - 1 <= backlog <= _BACKLOG_MAX:
+        raise UsageError(
+            f"--backlog {backlog}: listen() takes a C int, {-_BACKLOG_MAX - 1} to {_BACKLOG_MAX}"
+        )
+    return backlog
+
+
+def served_ports(host: Host | None, listeners: Sequence[HostListener] = ()) -> tuple[int, ...]:
+    """Ports that are served for certain: those given as options and those of the host file."""
+    served = [*listeners, *(host.listeners if host else ())]
+    return tuple({listener.port: None for listener in served})
 
 
 # ---- the file ------------------------------------------------------------------------------------

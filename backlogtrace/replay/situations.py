@@ -141,10 +141,9 @@ def _ack_accept_queue_full(scene: Scene) -> Play:
 
 def _cookie_accept_queue_full(scene: Scene) -> Play:
     scene.fill_syn_queue()
-    waiting = scene._clients  # noqa: SLF001 - the clients so far are the ones that fill the queue
     late = scene.client()
     outcomes = [scene.send(late, SYN)]
-    for client in range(1, waiting + 1):
+    for client in range(1, late):  # those that fill the SYN queue
         scene.send(client, ACK)
     scene.fill_accept_queue()
     outcomes.append(scene.send(late, ACK))

@@ -12,6 +12,7 @@ from backlogtrace.replay.rows import EventRow, MismatchRow, PacketRow
 from backlogtrace.report.digest import digest
 from backlogtrace.report.safe import safe
 from backlogtrace.report.verdict import verdict
+from backlogtrace.report.words import added
 
 if TYPE_CHECKING:
     from backlogtrace.replay.rows import Header, ListenerSummary, OutRow, Row
@@ -119,7 +120,7 @@ def _decided(row: PacketRow) -> _Part:
     rivals = f" or {', '.join(row.rivals)}" if row.rivals else ""
     parts = [f" syn {_range(row.syn_queue)}", f"{row.certainty}{proof}{rivals}"]
     if outcome.counters:
-        parts.append(_counters(outcome.counters))
+        parts.append(added(outcome.counters))
     parts.append(f"{outcome.rule}@{outcome.function}")
     head = f"{outcome.decision} ({outcome.reason}) accept {_range(row.accept_queue)}"
     return _Part(head, row.listener, _BETWEEN.join(parts))
@@ -132,14 +133,10 @@ def _sent(row: OutRow) -> str:
     if row.cause is not None:
         parts.append(f"answers frame {row.cause}")
     if row.counters:
-        parts.append(_counters(row.counters))
+        parts.append(added(row.counters))
     if not row.expected:
         parts.append("not expected")
     return _BETWEEN.join(parts)
-
-
-def _counters(counters: dict[str, int]) -> str:
-    return " ".join(f"{name}+{count}" for name, count in counters.items())
 
 
 def _range(bounds: tuple[int, int]) -> str:
@@ -170,7 +167,7 @@ def _listener(summary: ListenerSummary, headline: str) -> list[str]:
         f"listener {safe(summary.name)}: {headline}",
         f"  backlog {asked} ({safe(summary.backlog_source)}), fits: {limits}; peak: {peaks}",
         f"  decisions: {decisions or 'none'}; mismatches: {summary.mismatches}",
-        f"  counters: {_counters(summary.counters) or 'none'}",
+        f"  counters: {added(summary.counters) or 'none'}",
         f"  settings: {settings}",
     ]
 

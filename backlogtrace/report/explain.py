@@ -33,11 +33,10 @@ def effect(profile: Profile, sysctl: dict[str, int], backlog: int, note: str = "
         if before is None or after is None:
             rows.append((name, "not played: a queue never fills, or is too long", ""))
             continue
-        same = _facts(before) == _facts(after)
-        if not same:
+        if before != after:
             rows.append((name, _story(before), _story(after)))
         entries.append(
-            {"situation": name, "default": _facts(before), "given": _facts(after), "differs": not same}
+            {"situation": name, "default": _facts(before), "given": _facts(after), "differs": before != after}
         )
     changes = [
         f"{name}: {defaults[name]} -> {value} ({SYSCTLS[name].meaning})"
@@ -45,12 +44,12 @@ def effect(profile: Profile, sysctl: dict[str, int], backlog: int, note: str = "
         else f"{name} is not part of the model: what {value} changes is not shown"
         for name, value in sysctl.items()
     ]
-    differ = sum(entry["differs"] is True for entry in entries)
-    unchanged = "; ".join(str(entry["situation"]) for entry in entries if not entry["differs"])
+    unchanged = [str(entry["situation"]) for entry in entries if not entry["differs"]]
+    changed = len(entries) - len(unchanged)
     limits = [_limits(profile, values, backlog) for values in ({}, sysctl)]
     rows.insert(0, ("limits", limits[0], "the same" if limits[0] == limits[1] else limits[1]))
     return Page(
-        title=f"{profile.name}, listen({backlog}): {differ} of {len(entries)} situations change",
+        title=f"{profile.name}, listen({backlog}): {changed} of {len(entries)} situations change",
         tables=[Table(("situation", "defaults", "as given"), rows)],
         data={
             "kernel": profile.name, "backlog": backlog, "sysctl": sysctl, "limits": limits,
@@ -58,7 +57,7 @@ def effect(profile: Profile, sysctl: dict[str, int], backlog: int, note: str = "
         },
         notes=[*([note] if note else []), *changes],
         closing=[
-            *([f"The same with both: {unchanged}."] if unchanged else []),
+            *([f"The same with both: {'; '.join(unchanged)}."] if unchanged else []),
             "Computed by the model of this kernel; on a host, `ss -ltn` and `nstat -az` show it.",
         ],
     )  # fmt: skip
@@ -91,10 +90,8 @@ def _facts(what: Play) -> dict[str, Any]:
 def _story(what: Play) -> str:
     lines = []
     for one in what.outcomes:
-        counted = " ".join(f"{name}+{number}" for name, number in one.counters.items())
-        lines.append(
-            f"{one.decision}: {words.sentence(one.decision, one.reason)}{f' [{counted}]' if counted else ''}"
-        )
+        counted = f" [{words.added(one.counters)}]" if one.counters else ""
+        lines.append(f"{one.decision}: {words.sentence(one.decision, one.reason)}{counted}")
     if what.synack_ns:
         times = ", ".join(f"{when / 1e9:.1f}" for when in what.synack_ns)
         lines.append(f"SYN-ACK again after {times} s")

@@ -124,6 +124,11 @@ def skipped(reason: str) -> str:
     return SKIPPED.get(reason) or label(reason)
 
 
+def added(counters: dict[str, int]) -> str:
+    """`ListenOverflows+1 ListenDrops+1`."""
+    return " ".join(f"{name}+{number}" for name, number in counters.items())
+
+
 def count(number: int, one: str, many: str | None = None) -> str:
     """`1 SYN`, `12,345 SYNs`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
