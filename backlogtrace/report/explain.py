@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _OUTCOMES = [value for value in vars(outcomes).values() if isinstance(value, Outcome)]
 
+_PRUNED = (
+    "Each time is the earliest: this kernel looks every 200 ms at some of its requests, so up to 0.6 s later."
+)
+
 
 def effect(profile: Profile, sysctl: dict[str, int], backlog: int, note: str = "") -> Page:
     """What the given settings change, against the kernel's defaults, with the backlog given."""
@@ -58,6 +62,7 @@ def effect(profile: Profile, sysctl: dict[str, int], backlog: int, note: str = "
         notes=[*([note] if note else []), *changes],
         closing=[
             *([f"The same with both: {'; '.join(unchanged)}."] if unchanged else []),
+            *([_PRUNED] if profile.timer == "prune" else []),
             "Computed by the model of this kernel; on a host, `ss -ltn` and `nstat -az` show it.",
         ],
     )  # fmt: skip

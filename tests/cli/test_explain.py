@@ -60,6 +60,12 @@ def test_syncookies_2_is_1_on_an_old_kernel() -> None:
     assert new[1]["packets"][0]["reason"] == "syncookies_always"
 
 
+def test_times_are_called_the_earliest_only_where_timers_come_in_rounds() -> None:
+    retries = ("--sysctl", "tcp_synack_retries=2")
+    assert "Each time is the earliest" in explain("--kernel", "3.10", *retries).output
+    assert "Each time is the earliest" not in explain("--kernel", "6.12", *retries).output
+
+
 def test_the_limits_are_worked_out() -> None:
     page = json.loads(
         explain("-T", "json", "--backlog", "511", "--kernel", "3.10", "--sysctl", "somaxconn=1024").output
