@@ -150,6 +150,12 @@ def _cookie_accept_queue_full(scene: Scene) -> Play:
     return Play(outcomes, queues=(len(scene.listener.accept_queue), scene.listener.syn_length))
 
 
+def _cookies_off(scene: Scene) -> Play:
+    while (outcome := scene.send(scene.client(), SYN)).decision == "queued":
+        pass
+    return Play([outcome], queues=(0, scene.listener.syn_length))
+
+
 def _syn_repeated(scene: Scene) -> Play:
     client = scene.client()
     outcomes = [scene.send(client, SYN)]
@@ -170,10 +176,14 @@ SITUATIONS: dict[str, Callable[[Scene], Play]] = {
     "SYN while the SYN queue is full": _syn_queue_full,
     "ACK that completes a handshake while the accept queue is full": _ack_accept_queue_full,
     "SYN while the SYN queue is full, its ACK while the accept queue is full": _cookie_accept_queue_full,
+    "tcp_syncookies=0: the first SYN of many that is not queued": _cookies_off,
     "SYN repeated twice, 100 ms apart": _syn_repeated,
     "SYN with data that asks for a Fast Open cookie": _fastopen,
 }
 """Name -> script."""
+
+_ASSUMED = {"tcp_syncookies=0: the first SYN of many that is not queued": {"net.ipv4.tcp_syncookies": 0}}
+"""Name -> settings that the situation is about, whatever is given."""
 
 
 def play(name: str, profile: Profile, sysctl: dict[str, int], backlog: int) -> Play | None:
@@ -182,7 +192,7 @@ def play(name: str, profile: Profile, sysctl: dict[str, int], backlog: int) -> P
     `sysctl` has full names; `backlog` is what the application passed to listen(). Raises KeyError for an
     unknown situation.
     """
-    scene = Scene(profile, sysctl, backlog)
+    scene = Scene(profile, sysctl | _ASSUMED.get(name, {}), backlog)
     if max(scene.listener.accept_capacity, scene.listener.syn_capacity) > QUEUE_LIMIT:
         return None
     try:

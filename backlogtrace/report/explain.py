@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from backlogtrace.errors import UsageError
 from backlogtrace.kernel import outcomes
+from backlogtrace.kernel.families import PROFILES
 from backlogtrace.kernel.outcome import Outcome
 from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.sysctl import SYSCTLS, full_name
 from backlogtrace.replay.situations import SITUATIONS, Scene, play
 from backlogtrace.report import words
 from backlogtrace.report.kernels import Page, Table
+from backlogtrace.report.sysctl_words import LESSONS
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.profile import Profile
@@ -97,6 +99,7 @@ def _story(what: Play) -> str:
     for one in what.outcomes:
         counted = f" [{words.added(one.counters)}]" if one.counters else ""
         lines.append(f"{one.decision}: {words.sentence(one.decision, one.reason)}{counted}")
+    lines.append(f"then {what.queues[0]} in the accept queue, {what.queues[1]} in the SYN queue")
     if what.synack_ns:
         times = ", ".join(f"{when / 1e9:.1f}" for when in what.synack_ns)
         lines.append(f"SYN-ACK again after {times} s")
@@ -123,6 +126,48 @@ def overview() -> Page:
     )
 
 
+def _sysctl(name: str) -> Page:
+    """What a setting is and does, who reads it and when."""
+    entry, lesson = SYSCTLS[name], LESSONS[name]
+    facts = {
+        "meaning": entry.meaning,
+        "values": f"{entry.low} to {entry.high}",
+        "default": _default(name),
+        "exists": lesson.exists,
+        "applies to": lesson.scope,
+        "read by": lesson.read_by,
+        "takes effect": lesson.takes_effect,
+        "often missed": lesson.mistake,
+        "on a host": lesson.check,
+    }
+    rows = [(what, text) for what, text in facts.items() if text]
+    short = name.rpartition(".")[2]
+    return Page(
+        name, [Table((short, ""), rows)],
+        {"topic": name, "kind": "sysctl", **{what.replace(" ", "_"): text for what, text in rows}},
+        closing=[
+            f"`explain --sysctl {short}=VALUE` plays what a value changes." if facts["default"]
+            else "It is not part of the model: no decision shown depends on it."
+        ],
+    )  # fmt: skip
+
+
+def _default(name: str) -> str:
+    """`128 (3.10 to 4.18), 4096 (5.4 to 7.2)`; empty for a setting that the model has not."""
+    short = name.rpartition(".")[2]
+    found: dict[int, list[str]] = {}
+    for profile in PROFILES:  # oldest first
+        values = make_settings(profile.defaults, {}).as_dict()
+        for known, value in values.items():
+            if known.rpartition(".")[2] == short:
+                found.setdefault(value, []).append(profile.name)
+    if name == "net.ipv4.tcp_max_syn_backlog":
+        return "by memory, at least 128; 4096 is assumed"
+    if len(found) == 1:
+        return str(next(iter(found)))
+    return ", ".join(f"{value} ({where[0]} to {where[-1]})" for value, where in found.items())
+
+
 def topic(name: str) -> Page:
     """The rules that count a counter, reach a decision or have a reason.
 
@@ -135,12 +180,7 @@ def topic(name: str) -> Page:
         hint = f"did you mean {near[0]}?" if near else "`backlogtrace explain` lists the topics"
         raise UsageError(f"nothing is known about {name!r}; {hint}")
     if known[wanted] == "sysctl":
-        entry = SYSCTLS[wanted]
-        text = f"{entry.meaning}; {entry.low} to {entry.high}"
-        return Page(
-            wanted, [Table(("sysctl", "meaning"), [(wanted, text)])], {"sysctl": wanted, "meaning": text},
-            closing=[f"`explain --sysctl {wanted.rpartition('.')[2]}=VALUE` plays what a value changes."],
-        )  # fmt: skip
+        return _sysctl(wanted)
     found = [one for one in _OUTCOMES if wanted in {one.decision, one.reason, *one.counters}]
     rows = [
         (

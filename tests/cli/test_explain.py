@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from backlogtrace.cli.app import app
 from backlogtrace.errors import UsageError
+from backlogtrace.kernel.sysctl import SYSCTLS
+from backlogtrace.report.sysctl_words import LESSONS
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -44,6 +46,7 @@ def test_abort_on_overflow_resets_requests_but_neither_syns_nor_cookies() -> Non
         ("tcp_syncookies=0", "SYN while the SYN queue is full"),
         ("tcp_synack_retries=2", "SYN, then silence"),
         ("tcp_abort_on_overflow=1", "ACK that completes a handshake while the accept queue is full"),
+        ("tcp_max_syn_backlog=4", "tcp_syncookies=0: the first SYN of many that is not queued"),
         ("tcp_fastopen=0x203", "SYN with data that asks for a Fast Open cookie"),
     ],
 )
@@ -92,6 +95,23 @@ def test_a_setting_outside_the_model_is_not_called_harmless() -> None:
         "net.ipv4.tcp_ecn is not part of the model" in explain("-T", "text", "--sysctl", "tcp_ecn=1").output
     )
     assert "not part of the model" not in explain("-T", "text", "--sysctl", "tcp_syncookies=0").output
+
+
+def test_every_sysctl_says_who_reads_it_and_what_goes_wrong() -> None:
+    assert set(LESSONS) == set(SYSCTLS)
+    page = json.loads(explain("somaxconn", "-T", "json").output)
+    assert page["default"].startswith("128 (3.10 to ")
+    assert page["default"].endswith("to 7.2)")
+    assert "next listen()" in page["takes_effect"]
+    assert "not part of the model" in explain("tcp_ecn").output
+
+
+def test_the_reserved_quarter_of_tcp_max_syn_backlog() -> None:
+    found = played("--sysctl", "tcp_max_syn_backlog=4", "--backlog", "8")
+    assert len(found) == 1  # with cookies it is no limit at all
+    ((before, after),) = found.values()
+    assert (before["packets"][0]["reason"], before["syn_queue"]) == ("syn_queue_full", 9)
+    assert (after["packets"][0]["reason"], after["syn_queue"]) == ("syn_queue_reserved", 4)
 
 
 def test_a_counter_names_the_rules_that_count_it() -> None:
