@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel.clock import NS, TickClock
+from backlogtrace.kernel.connection import TimeWait
 from backlogtrace.kernel.request import Request
 from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
-from backlogtrace.segment import ACK, SYN, Segment, endpoint
+from backlogtrace.segment import ACK, RST, SYN, Segment, endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +26,14 @@ _START = 1_800_000_000 * NS
 _UPTIME_S = 1000
 _SERVER = endpoint("10.0.0.1", 80)
 _DONE_NS = 300 * NS  # longer than any request lives with 7 retries
+_TSVAL = 7
+"""The server's timestamp."""
 QUEUE_LIMIT = 20_000
 """Packets that fill a queue; a limit above is not played."""
+
+
+def _source(client: int) -> bytes:
+    return endpoint(f"10.{1 + client // 60_000}.0.2", 1024 + client % 60_000)
 
 
 @dataclass(slots=True)
@@ -62,20 +69,29 @@ class Scene:
         self._clients += 1
         return self._clients
 
-    def send(self, client: int, flags: int, *, data: int = 0, fastopen: bytes | None = None) -> Outcome:
+    def send(
+        self, client: int, flags: int, *, data: int = 0, fastopen: bytes | None = None, tsval: int = -1
+    ) -> Outcome:
         """A segment of a client arrives a millisecond after the one before."""
         self.now += NS // 1000
-        source = endpoint(f"10.{1 + client // 60_000}.0.2", 1024 + client % 60_000)
-        isn = 1000 * client
+        source, isn = _source(client), 1000 * client
         segment = Segment(
             frame=1, time_ns=self.now, src=source, dst=_SERVER, flags=flags,
             seq=isn if flags & SYN else isn + 1, ack=isn + 8 if flags & ACK else 0, window=64240,
             length=data, mss=1460 if flags & SYN else 0, fastopen=fastopen,
+            tsval=tsval, tsecr=_TSVAL if tsval >= 0 and flags & ACK else tsval,
         )  # fmt: skip
         outcome = self.stack.receive(segment)
         if outcome.reply == "synack":
             synack = segment._replace(
-                src=_SERVER, dst=source, flags=SYN | ACK, seq=isn + 7, ack=isn + 1, length=0, fastopen=None
+                src=_SERVER,
+                dst=source,
+                flags=SYN | ACK,
+                seq=isn + 7,
+                ack=isn + 1,
+                length=0,
+                fastopen=None,
+                tsval=_TSVAL if tsval >= 0 and self.listener.settings.tcp_timestamps else -1,
             )
             entry = self.stack.ehash.get(source + _SERVER)
             if isinstance(entry, Request):
@@ -83,6 +99,13 @@ class Scene:
             else:
                 self.listener.cookies.seen(source + _SERVER, synack.seq)
         return outcome
+
+    def leave_in_timewait(self, client: int, tsval: int = -1) -> None:
+        """A connection of the client was closed by the server a moment ago."""
+        key = _source(client) + _SERVER
+        self.stack.ehash[key] = TimeWait(key, 1000 * client + 1, tsval, self.now)
+        if self.stack.recycles and tsval >= 0:
+            self.stack.peers.remember(key, tsval, self.now)
 
     def fill_accept_queue(self) -> None:
         """Complete handshakes that nobody accepts, until no more fit.
@@ -165,6 +188,24 @@ def _syn_repeated(scene: Scene) -> Play:
     return Play(outcomes, queues=(0, scene.listener.syn_length))
 
 
+def _older_timestamp(scene: Scene) -> Play:
+    client = scene.client()
+    outcomes = [scene.send(client, SYN, tsval=1000), scene.send(client, ACK, tsval=10)]
+    return Play(outcomes, queues=(len(scene.listener.accept_queue), scene.listener.syn_length))
+
+
+def _behind_nat(scene: Scene) -> Play:
+    scene.leave_in_timewait(scene.client(), tsval=5000)
+    outcome = scene.send(scene.client(), SYN, tsval=1000)
+    return Play([outcome], queues=(0, scene.listener.syn_length))
+
+
+def _rst_in_timewait(scene: Scene) -> Play:
+    client = scene.client()
+    scene.leave_in_timewait(client)
+    return Play([scene.send(client, RST), scene.send(client, ACK, data=100)])
+
+
 def _fastopen(scene: Scene) -> Play:
     outcome = scene.send(scene.client(), SYN, data=100, fastopen=b"")
     return Play([outcome], queues=(len(scene.listener.accept_queue), scene.listener.syn_length))
@@ -178,6 +219,9 @@ SITUATIONS: dict[str, Callable[[Scene], Play]] = {
     "SYN while the SYN queue is full, its ACK while the accept queue is full": _cookie_accept_queue_full,
     "tcp_syncookies=0: the first SYN of many that is not queued": _cookies_off,
     "SYN repeated twice, 100 ms apart": _syn_repeated,
+    "SYN with a timestamp, its ACK with an older one": _older_timestamp,
+    "two clients of one address, the second with older timestamps": _behind_nat,
+    "RST for a connection in TIME_WAIT, then data": _rst_in_timewait,
     "SYN with data that asks for a Fast Open cookie": _fastopen,
 }
 """Name -> script."""

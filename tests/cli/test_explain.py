@@ -47,6 +47,8 @@ def test_abort_on_overflow_resets_requests_but_neither_syns_nor_cookies() -> Non
         ("tcp_synack_retries=2", "SYN, then silence"),
         ("tcp_abort_on_overflow=1", "ACK that completes a handshake while the accept queue is full"),
         ("tcp_max_syn_backlog=4", "tcp_syncookies=0: the first SYN of many that is not queued"),
+        ("tcp_timestamps=0", "SYN with a timestamp, its ACK with an older one"),
+        ("tcp_rfc1337=1", "RST for a connection in TIME_WAIT, then data"),
         ("tcp_fastopen=0x203", "SYN with data that asks for a Fast Open cookie"),
     ],
 )
@@ -61,6 +63,25 @@ def test_syncookies_2_is_1_on_an_old_kernel() -> None:
     assert played("--kernel", "3.10", "--sysctl", "tcp_syncookies=2") == {}
     new = played("--kernel", "6.12", "--sysctl", "tcp_syncookies=2")["SYN, then silence"]
     assert new[1]["packets"][0]["reason"] == "syncookies_always"
+
+
+@pytest.mark.parametrize(
+    ("kernel", "setting", "situation"),
+    [
+        ("3.10", "tcp_tw_recycle=1", "two clients of one address, the second with older timestamps"),
+        ("6.12", "tcp_invalid_ratelimit=50", "SYN repeated twice, 100 ms apart"),
+        ("7.2", "tcp_rto_max_ms=2000", "SYN, then silence"),
+    ],
+)
+def test_a_setting_makes_a_difference_where_it_exists(kernel: str, setting: str, situation: str) -> None:
+    assert situation in played("--kernel", kernel, "--sysctl", setting)
+
+
+def test_tw_recycle_drops_a_client_behind_nat_and_is_gone_on_new_kernels() -> None:
+    ((before, after),) = played("--kernel", "3.10", "--sysctl", "tcp_tw_recycle=1").values()
+    assert before["packets"][0]["decision"] == "queued"
+    assert after["packets"][0]["reason"] == "tw_recycle_paws"
+    assert played("--kernel", "6.12", "--sysctl", "tcp_tw_recycle=1") == {}
 
 
 def test_times_are_called_the_earliest_only_where_timers_come_in_rounds() -> None:
