@@ -1,11 +1,11 @@
-"""`backlogtrace explain`: what a setting, counter, decision or reason does.
+"""`backlogtrace explain`: what a setting, counter, decision or reason does, and why a packet fared as it did.
 
 Knows options and formats. Refuses to know what anything means.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,35 +14,70 @@ from backlogtrace.cli.options import find_kernel
 from backlogtrace.cli.pages import output_options, write_page
 from backlogtrace.errors import UsageError
 
+if TYPE_CHECKING:
+    from backlogtrace.api import Analysis
+    from backlogtrace.report.kernels import Page
+
 _BACKLOG = 4
+_TRIED_ROWS = 5_000
+"""Captures with more rows are not analysed again with other settings: it would take minutes."""
 
 
 @click.command(context_settings=CONTEXT, short_help="Show what a setting does, or what a word means.")
-@click.argument("topic", required=False)
+@click.argument("topic", required=False, metavar="[TOPIC|CAPTURE]")
+@click.option("--frame", type=click.IntRange(1), metavar="N", help="Explain packet N of CAPTURE.")
+@click.option("--host", metavar="FILE", help="Host file of CAPTURE, as for analyze.")
 @click.option(
     "--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE",
     help="Setting to try, short or full name; repeatable.",
 )  # fmt: skip
-@click.option("--backlog", type=click.IntRange(0, 10_000), default=_BACKLOG, show_default=True,
-              help="What the application passes to listen().")  # fmt: skip
+@click.option("--backlog", type=click.IntRange(0, 10_000),
+              help=f"What the application passes to listen() [default: {_BACKLOG}, or a CAPTURE's own].")  # fmt: skip
 @click.option("--kernel", metavar="VERSION", help="Family (5.10), distribution (rhel7) or `uname -r`.")
 @output_options()
-def explain(topic: str | None, sysctls: tuple[str, ...], **values: Any) -> None:
+def explain(topic: str | None, sysctls: tuple[str, ...], frame: int | None, **values: Any) -> None:
     """Play what settings change, or say what a TOPIC means; without either, list the topics.
 
     With --sysctl, small situations (a SYN while a queue is full, an ACK that nobody can take, ...) are
     run on the model of the kernel twice, with its defaults and as given, and shown side by side. TOPIC is
     a sysctl, counter (ListenDrops), decision (overflow) or reason (syn_queue_full).
+
+    With CAPTURE and --frame, one packet is explained: what happened to it, who sat in the queues, what else
+    its client sent and, where the host file or backlog is given, which setting would have changed it.
     """
     from backlogtrace.kernel.families import DEFAULT
     from backlogtrace.replay.host import parse_sysctl
     from backlogtrace.report import explain as report
 
+    if frame is not None:
+        if topic is None:
+            raise UsageError("--frame is a packet of a capture: give the capture, too")
+        write_page(_packet(topic, frame, dict(map(parse_sysctl, sysctls)), values), values, [topic])
+        return
+    if values["host"]:
+        raise UsageError("--host belongs to a capture: give the capture and --frame, too")
+    backlog = _BACKLOG if values["backlog"] is None else values["backlog"]
     if topic is not None and sysctls:
         raise UsageError(f"--sysctl plays settings and {topic!r} is a topic: give one of them")
     if sysctls:
         profile, note = find_kernel(values["kernel"]) if values["kernel"] else (DEFAULT, "")
-        page = report.effect(profile, dict(map(parse_sysctl, sysctls)), values["backlog"], note)
+        page = report.effect(profile, dict(map(parse_sysctl, sysctls)), backlog, note)
     else:
         page = report.topic(topic) if topic is not None else report.overview()
     write_page(page, values)
+
+
+def _packet(capture: str, frame: int, sysctl: dict[str, int], values: dict[str, Any]) -> Page:
+    """The page of one packet; settings are tried on captures of moderate size only."""
+    from backlogtrace.api import analyze
+    from backlogtrace.report.frame import page
+
+    def run(more: dict[str, int], backlog: int | None) -> Analysis:
+        return analyze(
+            capture, host=values["host"], kernel=values["kernel"], sysctl=sysctl | more,
+            backlog=values["backlog"] if backlog is None else backlog,
+        )  # fmt: skip
+
+    analysis = run({}, None)
+    known = values["host"] or values["backlog"] is not None  # else inference would bend to what is tried
+    return page(analysis, frame, run if known and len(analysis.rows) <= _TRIED_ROWS else None)

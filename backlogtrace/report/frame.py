@@ -1,0 +1,197 @@
+"""Page of one packet: its fate, who sat in the queues, its client's other packets, what would change it.
+
+Reads the objects of the JSON Lines output. Refuses to run the model: `again` does, with other settings.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backlogtrace.errors import UsageError
+from backlogtrace.report import words
+from backlogtrace.report.kernels import Page, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from backlogtrace.api import Analysis
+
+Row = dict[str, Any]
+
+_STORY = 12
+"""Rows of the client that are shown on each side of the packet."""
+_NAMES = 8
+"""Clients that are named of each queue."""
+_CHANGES: tuple[tuple[str, int], ...] = (
+    ("tcp_abort_on_overflow", 1), ("tcp_abort_on_overflow", 0), ("tcp_syncookies", 0),
+    ("tcp_syncookies", 1), ("tcp_syncookies", 2), ("tcp_max_syn_backlog", 65536),
+)  # fmt: skip
+_BACKLOGS = 4
+"""How often the backlog is raised by half until the packet fares otherwise."""
+
+
+def page(
+    analysis: Analysis, number: int, again: Callable[[dict[str, int], int | None], Analysis] | None
+) -> Page:
+    """What is known of the packet with the number `number` in the capture.
+
+    `again` analyses the capture with other sysctls and backlog (None: as it was); without it, nothing
+    else is tried. Raises UsageError when the packet is not part of the analysis.
+    """
+    row = _find(analysis, number)
+    before = analysis.rows[: analysis.rows.index(row)]
+    facts = _facts(row)
+    waiting = {} if row["dir"] == "out" else _queues(before, row["listener"])
+    changes = _changes(analysis, row, again) if again and row["dir"] == "in" else []
+    tables = [Table(("what", ""), list(facts.items()))]
+    if waiting:
+        tables.append(Table(("in the queue before it", "clients, oldest first"), _names(waiting, row)))
+    tables.append(Table(("s", "frame", "packet", "what happened"), _story(analysis, row)))
+    if changes:
+        tables.append(Table(("with", "this packet would be"), changes))
+    return Page(
+        title=f"frame {number}: {row['flags']} {'from' if row['dir'] == 'in' else 'to'} {row['peer']},"
+        f" {row['decision']} ({row['reason']})",
+        tables=tables,
+        data={
+            "packet": row,
+            "queues": {name: [peer for peer, _ in members] for name, members in waiting.items()},
+            "changes": [dict(zip(("with", "decision"), change, strict=True)) for change in changes],
+        },
+        notes=[f"kernel {analysis.header['kernel']}", *analysis.header["assumed"]],
+        closing=["Tried with the same packets arriving; clients that fare otherwise would send others."]
+        if changes else [],
+    )  # fmt: skip
+
+
+def _find(analysis: Analysis, number: int) -> Row:
+    frames = [row["frame"] for row in analysis.rows if row["type"] == "packet"]
+    for row in analysis.rows:
+        if row["type"] == "packet" and row["frame"] == number:
+            return row
+    near = min(frames, key=lambda frame: abs(frame - number), default=None)
+    hint = f"the nearest that does is {near}" if near is not None else "no packet of it does"
+    raise UsageError(f"frame {number} of {analysis.header['capture']} concerns no listen socket; {hint}")
+
+
+def _says(row: Row) -> str:
+    sentence = words.sentence if row["dir"] == "in" else words.out_sentence
+    return sentence(row["decision"], row["reason"])
+
+
+def _facts(row: Row) -> dict[str, str]:
+    if row["dir"] == "out":
+        cause = f"frame {row['cause']}" if row.get("cause") else "no packet: a timer or the application"
+        return {"happened": _says(row), "caused by": cause, "expected": "yes" if row["expected"] else "no"}
+    facts = {
+        "happened": _says(row),
+        "rule": f"{row['rule']}, in {row['function']}",
+        "reply": row["reply"] or "silent",
+        "counted": words.added(row["counters"]) or "nothing",
+        "accept queue": _range(row["accept_queue"]) + " after it",
+        "SYN queue": _range(row["syn_queue"]) + " after it",
+        "certainty": row["certainty"],
+    }
+    if row["resolved_by"]:
+        facts["shown by"] = f"frame {row['resolved_by']}"
+    if row["rivals"]:
+        facts["rivals"] = ", ".join(map(str, row["rivals"]))
+    return facts
+
+
+def _range(bounds: list[int]) -> str:
+    low, high = bounds
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _queues(rows: Iterable[Row], listener: str) -> dict[str, list[tuple[str, int]]]:
+    """Who is in each queue after these rows, and since when (ns); oldest first."""
+    accept: dict[str, int] = {}
+    syn: dict[str, int] = {}
+    for row in rows:
+        peer = row.get("peer")
+        if row["listener"] != listener or peer is None or row.get("dir") == "out":
+            continue
+        what = row.get("event") or row["decision"]
+        if what == "queued":
+            syn[peer] = row["time_ns"]
+        elif what in {"established", "fastopen"}:
+            if row["reason"] != "fastopen_completed":
+                accept[peer] = row["time_ns"]
+            syn.pop(peer, None)
+        elif what == "accepted":
+            accept.pop(peer, None)
+        elif what in {"expired", "aborted"} or row.get("reason") == "abort_on_overflow":
+            syn.pop(peer, None)
+    return {"accept queue": list(accept.items()), "SYN queue": list(syn.items())}
+
+
+def _names(queues: Mapping[str, list[tuple[str, int]]], row: Row) -> list[tuple[str, str]]:
+    found = []
+    for name, members in queues.items():
+        named = [f"{peer} since {(row['time_ns'] - since) / 1e9:.3f} s" for peer, since in members[:_NAMES]]
+        if len(members) > _NAMES:
+            named.append(f"and {len(members) - _NAMES} more")
+        found.append((f"{name}: {len(members)}", ", ".join(named) or "none"))
+    return found
+
+
+def _story(analysis: Analysis, row: Row) -> list[tuple[str, ...]]:
+    mine = [
+        one for one in analysis.rows if one.get("peer") == row["peer"] and one["listener"] == row["listener"]
+    ]
+    here = mine.index(row)
+    return [
+        (
+            f"{(one['time_ns'] - row['time_ns']) / 1e9:+.3f}",
+            str(one.get("frame", "")) + (" *" if one is row else ""),
+            f"{one['dir']} {one['flags']}" if one["type"] == "packet" else one["event"],
+            _says(one) if one["type"] == "packet" else words.EVENT_SENTENCES.get(one["event"], one["event"]),
+        )
+        for one in mine[max(here - _STORY, 0) : here + _STORY + 1]
+    ]
+
+
+def _changes(
+    analysis: Analysis, row: Row, again: Callable[[dict[str, int], int | None], Analysis]
+) -> list[tuple[str, str]]:
+    """Settings under which the packet fares otherwise, and how; the smallest backlog of those tried."""
+
+    def fate(sysctl: dict[str, int], backlog: int | None) -> str | None:
+        """What becomes of the packet, or of one before it of the same client; None for the same, or unknown.
+
+        Where the capture contradicts the changed model, its later packets prove nothing any more.
+        """
+        for other in again(sysctl, backlog).rows:
+            if other["type"] == "mismatch" and other["time_ns"] <= row["time_ns"]:
+                return None
+            if other["type"] != "packet" or other["frame"] not in mine:
+                continue
+            if (other["decision"], other["reason"]) != mine[other["frame"]]:
+                what = f"{other['decision']}: {_says(other)}"
+                if other["frame"] == row["frame"]:
+                    return what
+                if other["reply"] != replies[other["frame"]]:
+                    return f"not sent like this, as frame {other['frame']} would be {what}"
+            if other["frame"] == row["frame"]:
+                return None
+        return None
+
+    earlier = [
+        one
+        for one in analysis.rows[: analysis.rows.index(row) + 1]
+        if one["type"] == "packet" and one["dir"] == "in" and one["peer"] == row["peer"]
+    ]
+    mine = {one["frame"]: (one["decision"], one["reason"]) for one in earlier}
+    replies = {one["frame"]: one["reply"] for one in earlier}
+    found = []
+    for name, value in _CHANGES:
+        if changed := fate({name: value}, None):
+            found.append((f"{name}={value}", changed))
+    backlog = next((one["backlog"] for one in analysis.listeners if one["listener"] == row["listener"]), None)
+    for _ in range(_BACKLOGS if isinstance(backlog, int) else 0):
+        backlog += max(1, backlog // 2)
+        if changed := fate({"somaxconn": backlog}, backlog):
+            found.append((f"listen({backlog})", changed))
+            break
+    return found
