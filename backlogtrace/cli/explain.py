@@ -31,8 +31,10 @@ _TRIED_ROWS = 5_000
     "--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE",
     help="Setting to try, short or full name; repeatable.",
 )  # fmt: skip
-@click.option("--backlog", type=click.IntRange(0, 10_000),
-              help=f"What the application passes to listen() [default: {_BACKLOG}, or a CAPTURE's own].")  # fmt: skip
+@click.option(
+    "--backlog", type=click.IntRange(0, 10_000),
+    help=f"What the application passes to listen() [default: {_BACKLOG}, or a CAPTURE's own].",
+)  # fmt: skip
 @click.option("--kernel", metavar="VERSION", help="Family (5.10), distribution (rhel7) or `uname -r`.")
 @output_options()
 def explain(topic: str | None, sysctls: tuple[str, ...], frame: int | None, **values: Any) -> None:
