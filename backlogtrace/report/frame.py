@@ -112,7 +112,7 @@ def _queues(rows: Iterable[Row], listener: str) -> dict[str, list[tuple[str, int
         peer = row.get("peer")
         if row["listener"] != listener or peer is None or row.get("dir") == "out":
             continue
-        what = row.get("event") or row["decision"]
+        what = row.get("event") or row.get("decision")
         if what == "queued":
             syn[peer] = row["time_ns"]
         elif what in {"established", "fastopen"}:
@@ -144,12 +144,20 @@ def _story(analysis: Analysis, row: Row) -> list[tuple[str, ...]]:
     return [
         (
             f"{(one['time_ns'] - row['time_ns']) / 1e9:+.3f}",
-            str(one.get("frame", "")) + (" *" if one is row else ""),
-            f"{one['dir']} {one['flags']}" if one["type"] == "packet" else one["event"],
-            _says(one) if one["type"] == "packet" else words.EVENT_SENTENCES.get(one["event"], one["event"]),
+            str(one.get("frame") or "") + (" *" if one is row else ""),
+            *_line(one),
         )
         for one in mine[max(here - _STORY, 0) : here + _STORY + 1]
     ]
+
+
+def _line(row: Row) -> tuple[str, str]:
+    """A row of any type: what it is, and what it says."""
+    if row["type"] == "packet":
+        return f"{row['dir']} {row['flags']}", _says(row)
+    if row["type"] == "mismatch":
+        return "differs", words.MISMATCHES[row["what"]]
+    return row["event"], words.EVENT_SENTENCES[row["event"]]
 
 
 def _changes(
@@ -188,8 +196,11 @@ def _changes(
     for name, value in _CHANGES:
         if changed := fate({name: value}, None):
             found.append((f"{name}={value}", changed))
-    backlog = next((one["backlog"] for one in analysis.listeners if one["listener"] == row["listener"]), None)
-    for _ in range(_BACKLOGS if isinstance(backlog, int) else 0):
+    limits = [one["backlog"] for one in analysis.listeners if one["listener"] == row["listener"]]
+    if not limits or limits[0] is None:
+        return found
+    backlog: int = limits[0]
+    for _ in range(_BACKLOGS):
         backlog += max(1, backlog // 2)
         if changed := fate({"somaxconn": backlog}, backlog):
             found.append((f"listen({backlog})", changed))

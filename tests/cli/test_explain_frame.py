@@ -52,6 +52,14 @@ def test_abort_on_overflow_is_tried() -> None:
     assert "tcp_abort_on_overflow=1" not in changes
 
 
+def test_what_differs_from_the_model_is_part_of_the_story() -> None:
+    host = str(OVERFLOW / "host.json")
+    given = [str(OVERFLOW / "capture.pcap"), "--host", host, "--sysctl", "tcp_syncookies=0", "-T", "text"]
+    result = CliRunner().invoke(app, ["explain", *given, "--frame", "27"])
+    assert result.exit_code == 0, result.output
+    assert "differs\tthe server answered where the model does not" in result.output
+
+
 def test_a_packet_of_the_server_is_explained_too() -> None:
     found = frame(14)
     assert (found["packet"]["decision"], found["packet"]["cause"]) == ("synack", 13)
