@@ -40,7 +40,7 @@ def page(
     """
     row = _find(analysis, number)
     before = analysis.rows[: analysis.rows.index(row)]
-    facts = _facts(row)
+    facts, assumed = _facts(row), analysis.header["assumed"]
     waiting = {} if row["dir"] == "out" else _queues(before, row["listener"])
     changes = _changes(analysis, row, again) if again and row["dir"] == "in" else []
     tables = [Table(("what", ""), list(facts.items()))]
@@ -58,7 +58,7 @@ def page(
             "queues": {name: [peer for peer, _ in members] for name, members in waiting.items()},
             "changes": [dict(zip(("with", "decision"), change, strict=True)) for change in changes],
         },
-        notes=[f"kernel {analysis.header['kernel']}", *analysis.header["assumed"]],
+        notes=[f"kernel {analysis.header['kernel']}", *([f"assumed: {', '.join(assumed)}"] if assumed else [])],
         closing=["Tried with the same packets arriving; clients that fare otherwise would send others."]
         if changes else [],
     )  # fmt: skip
