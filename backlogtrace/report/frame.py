@@ -58,7 +58,10 @@ def page(
             "queues": {name: [peer for peer, _ in members] for name, members in waiting.items()},
             "changes": [dict(zip(("with", "decision"), change, strict=True)) for change in changes],
         },
-        notes=[f"kernel {analysis.header['kernel']}", *([f"assumed: {', '.join(assumed)}"] if assumed else [])],
+        notes=[
+            f"kernel {analysis.header['kernel']}",
+            *([f"assumed: {', '.join(assumed)}"] if assumed else []),
+        ],
         closing=["Tried with the same packets arriving; clients that fare otherwise would send others."]
         if changes else [],
     )  # fmt: skip
