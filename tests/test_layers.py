@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "replay": BASE | {"kernel", "capture"},
     "lab": BASE,
     "report": BASE | {"kernel", "capture", "replay"},
-    "cli": BASE | {"kernel", "capture", "replay", "report", "lab"},
+    "cli": BASE | {"kernel", "capture", "replay", "report", "lab", "api"},
     "api": BASE | {"kernel", "capture", "replay", "report"},
     "__main__": {"cli"},
     "__init__": {"api"},

@@ -5,7 +5,7 @@ Reads the objects of the JSON Lines output. Refuses to run the model: `again` do
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backlogtrace.errors import UsageError
 from backlogtrace.report import words
@@ -14,9 +14,19 @@ from backlogtrace.report.kernels import Page, Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from backlogtrace.api import Analysis
-
 Row = dict[str, Any]
+
+
+class Analysis(Protocol):
+    """The objects of the JSON Lines output, as `backlogtrace.analyze` returns them."""
+
+    @property
+    def header(self) -> Row: ...
+    @property
+    def rows(self) -> list[Row]: ...
+    @property
+    def listeners(self) -> list[Row]: ...
+
 
 _STORY = 12
 """Rows of the client that are shown on each side of the packet."""
