@@ -21,11 +21,19 @@ class Analysis(Protocol):
     """The objects of the JSON Lines output, as `backlogtrace.analyze` returns them."""
 
     @property
-    def header(self) -> Row: ...
+    def header(self) -> Row:
+        """The header row."""
+        ...
+
     @property
-    def rows(self) -> list[Row]: ...
+    def rows(self) -> list[Row]:
+        """All packet, event and mismatch rows, in order."""
+        ...
+
     @property
-    def listeners(self) -> list[Row]: ...
+    def listeners(self) -> list[Row]:
+        """The summaries."""
+        ...
 
 
 _STORY = 12
