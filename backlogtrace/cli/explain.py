@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backlogtrace.cli.app import CONTEXT
-from backlogtrace.cli.options import find_kernel
+from backlogtrace.cli.options import KERNEL, find_kernel, input_files
 from backlogtrace.cli.pages import output_options, write_page
 from backlogtrace.errors import UsageError
 
@@ -26,7 +26,7 @@ _TRIED_ROWS = 5_000
 @click.command(context_settings=CONTEXT, short_help="Show what a setting does, or what a word means.")
 @click.argument("topic", required=False, metavar="[TOPIC|CAPTURE]")
 @click.option("--frame", type=click.IntRange(1), metavar="N", help="Explain packet N of CAPTURE.")
-@click.option("--host", metavar="FILE", help="Host file of CAPTURE, as for analyze.")
+@click.option("--host", "host_file", metavar="FILE", help="Host file of CAPTURE, as for analyze.")
 @click.option(
     "--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE",
     help="Setting to try, short or full name; repeatable.",
@@ -35,7 +35,7 @@ _TRIED_ROWS = 5_000
     "--backlog", type=click.IntRange(0, 10_000),
     help=f"What the application passes to listen() [default: {_BACKLOG}, or a CAPTURE's own].",
 )  # fmt: skip
-@click.option("--kernel", metavar="VERSION", help="Family (5.10), distribution (rhel7) or `uname -r`.")
+@KERNEL
 @output_options()
 def explain(topic: str | None, sysctls: tuple[str, ...], frame: int | None, **values: Any) -> None:
     """Play what settings change, or say what a TOPIC means; without either, list the topics.
@@ -54,9 +54,13 @@ def explain(topic: str | None, sysctls: tuple[str, ...], frame: int | None, **va
     if frame is not None:
         if topic is None:
             raise UsageError("--frame is a packet of a capture: give the capture, too")
-        write_page(_packet(topic, frame, dict(map(parse_sysctl, sysctls)), values), values, [topic])
+        write_page(
+            _packet(topic, frame, dict(map(parse_sysctl, sysctls)), values),
+            values,
+            input_files((topic,), values),
+        )
         return
-    if values["host"]:
+    if values["host_file"]:
         raise UsageError("--host belongs to a capture: give the capture and --frame, too")
     backlog = _BACKLOG if values["backlog"] is None else values["backlog"]
     if topic is not None and sysctls:
@@ -70,16 +74,18 @@ def explain(topic: str | None, sysctls: tuple[str, ...], frame: int | None, **va
 
 
 def _packet(capture: str, frame: int, sysctl: dict[str, int], values: dict[str, Any]) -> Page:
-    """The page of one packet; settings are tried on captures of moderate size only."""
+    """The page of one packet; settings are tried on files of moderate size only."""
     from backlogtrace.api import analyze
+    from backlogtrace.capture.reader import rereadable
     from backlogtrace.report.frame import page
 
     def run(more: dict[str, int], backlog: int | None) -> Analysis:
         return analyze(
-            capture, host=values["host"], kernel=values["kernel"], sysctl=sysctl | more,
+            capture, host=values["host_file"], kernel=values["kernel"], sysctl=sysctl | more,
             backlog=values["backlog"] if backlog is None else backlog,
         )  # fmt: skip
 
     analysis = run({}, None)
-    known = values["host"] or values["backlog"] is not None  # else inference would bend to what is tried
-    return page(analysis, frame, run if known and len(analysis.rows) <= _TRIED_ROWS else None)
+    known = values["host_file"] or values["backlog"] is not None  # else inference would bend to what is tried
+    tried = known and rereadable(capture) and len(analysis.rows) <= _TRIED_ROWS
+    return page(analysis, frame, run if tried else None)

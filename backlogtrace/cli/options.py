@@ -23,12 +23,15 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 
 FAIL_CONDITIONS = ("dropped", "overflow", "rst", "cookie", "mismatch")
 
+KERNEL = click.option(
+    "--kernel", metavar="VERSION", help="Family (5.10), distribution (rhel7) or `uname -r`."
+)
 _MODEL = (
     click.option(
         "--host", "host_file", metavar="FILE",
         help="What the capture cannot show: kernel, sysctls, listeners, accept() times (JSON).",
     ),
-    click.option("--kernel", metavar="VERSION", help="Family (5.10), distribution (rhel7) or `uname -r`."),
+    KERNEL,
     click.option(
         "--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE",
         help="Setting of the server, short or full name; repeatable.",

@@ -64,6 +64,11 @@ class Scene:
         self.now = _START
         self._clients = 0
 
+    @property
+    def queues(self) -> tuple[int, int]:
+        """Lengths of the accept queue and the SYN queue, packets."""
+        return len(self.listener.accept_queue), self.listener.syn_length
+
     def client(self) -> int:
         """A client that was not there before."""
         self._clients += 1
@@ -126,7 +131,7 @@ class Scene:
 
     def watch(self, play: Play) -> Play:
         """Let time pass until every request is gone; notes what the last client's timer did."""
-        play.queues = len(self.listener.accept_queue), self.listener.syn_length
+        play.queues = self.queues
         requests = [entry for entry in self.stack.ehash.values() if isinstance(entry, Request)]
         mine = requests[-1] if requests else None
         timers = self.stack.timers
@@ -152,7 +157,7 @@ def _syn_accept_queue_full(scene: Scene) -> Play:
 
 def _syn_queue_full(scene: Scene) -> Play:
     scene.fill_syn_queue()
-    return Play([scene.send(scene.client(), SYN)], queues=(0, scene.listener.syn_length))
+    return Play([scene.send(scene.client(), SYN)], queues=scene.queues)
 
 
 def _ack_accept_queue_full(scene: Scene) -> Play:
@@ -170,13 +175,13 @@ def _cookie_accept_queue_full(scene: Scene) -> Play:
         scene.send(client, ACK)
     scene.fill_accept_queue()
     outcomes.append(scene.send(late, ACK))
-    return Play(outcomes, queues=(len(scene.listener.accept_queue), scene.listener.syn_length))
+    return Play(outcomes, queues=scene.queues)
 
 
 def _cookies_off(scene: Scene) -> Play:
     while (outcome := scene.send(scene.client(), SYN)).decision == "queued":
         pass
-    return Play([outcome], queues=(0, scene.listener.syn_length))
+    return Play([outcome], queues=scene.queues)
 
 
 def _syn_repeated(scene: Scene) -> Play:
@@ -185,31 +190,33 @@ def _syn_repeated(scene: Scene) -> Play:
     for _ in range(2):
         scene.now += NS // 10
         outcomes.append(scene.send(client, SYN))
-    return Play(outcomes, queues=(0, scene.listener.syn_length))
+    return Play(outcomes, queues=scene.queues)
 
 
 def _older_timestamp(scene: Scene) -> Play:
     client = scene.client()
     outcomes = [scene.send(client, SYN, tsval=1000), scene.send(client, ACK, tsval=10)]
-    return Play(outcomes, queues=(len(scene.listener.accept_queue), scene.listener.syn_length))
+    return Play(outcomes, queues=scene.queues)
 
 
 def _behind_nat(scene: Scene) -> Play:
     scene.leave_in_timewait(scene.client(), tsval=5000)
     outcome = scene.send(scene.client(), SYN, tsval=1000)
-    return Play([outcome], queues=(0, scene.listener.syn_length))
+    return Play([outcome], queues=scene.queues)
 
 
 def _rst_in_timewait(scene: Scene) -> Play:
     client = scene.client()
     scene.leave_in_timewait(client)
-    return Play([scene.send(client, RST), scene.send(client, ACK, data=100)])
+    return Play([scene.send(client, RST), scene.send(client, ACK, data=100)], queues=scene.queues)
 
 
 def _fastopen(scene: Scene) -> Play:
     outcome = scene.send(scene.client(), SYN, data=100, fastopen=b"")
-    return Play([outcome], queues=(len(scene.listener.accept_queue), scene.listener.syn_length))
+    return Play([outcome], queues=scene.queues)
 
+
+_NO_COOKIES = "tcp_syncookies=0: the first SYN of many that is not queued"
 
 SITUATIONS: dict[str, Callable[[Scene], Play]] = {
     "SYN, then silence": _silent_client,
@@ -217,7 +224,7 @@ SITUATIONS: dict[str, Callable[[Scene], Play]] = {
     "SYN while the SYN queue is full": _syn_queue_full,
     "ACK that completes a handshake while the accept queue is full": _ack_accept_queue_full,
     "SYN while the SYN queue is full, its ACK while the accept queue is full": _cookie_accept_queue_full,
-    "tcp_syncookies=0: the first SYN of many that is not queued": _cookies_off,
+    _NO_COOKIES: _cookies_off,
     "SYN repeated twice, 100 ms apart": _syn_repeated,
     "SYN with a timestamp, its ACK with an older one": _older_timestamp,
     "two clients of one address, the second with older timestamps": _behind_nat,
@@ -226,7 +233,7 @@ SITUATIONS: dict[str, Callable[[Scene], Play]] = {
 }
 """Name -> script."""
 
-_ASSUMED = {"tcp_syncookies=0: the first SYN of many that is not queued": {"net.ipv4.tcp_syncookies": 0}}
+_ASSUMED = {_NO_COOKIES: {"net.ipv4.tcp_syncookies": 0}}
 """Name -> settings that the situation is about, whatever is given."""
 
 

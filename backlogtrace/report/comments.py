@@ -12,7 +12,7 @@ from backlogtrace.replay.rows import EventRow, MismatchRow, PacketRow
 from backlogtrace.report.digest import digest
 from backlogtrace.report.safe import safe
 from backlogtrace.report.verdict import verdict
-from backlogtrace.report.words import added
+from backlogtrace.report.words import added, span
 
 if TYPE_CHECKING:
     from backlogtrace.replay.rows import Header, ListenerSummary, OutRow, Row
@@ -118,11 +118,11 @@ def _decided(row: PacketRow) -> _Part:
     outcome = row.outcome
     proof = "" if row.resolved_by is None else f" by frame {row.resolved_by}"
     rivals = f" or {', '.join(row.rivals)}" if row.rivals else ""
-    parts = [f" syn {_range(row.syn_queue)}", f"{row.certainty}{proof}{rivals}"]
+    parts = [f" syn {span(row.syn_queue)}", f"{row.certainty}{proof}{rivals}"]
     if outcome.counters:
         parts.append(added(outcome.counters))
     parts.append(f"{outcome.rule}@{outcome.function}")
-    head = f"{outcome.decision} ({outcome.reason}) accept {_range(row.accept_queue)}"
+    head = f"{outcome.decision} ({outcome.reason}) accept {span(row.accept_queue)}"
     return _Part(head, row.listener, _BETWEEN.join(parts))
 
 
@@ -137,11 +137,6 @@ def _sent(row: OutRow) -> str:
     if not row.expected:
         parts.append("not expected")
     return _BETWEEN.join(parts)
-
-
-def _range(bounds: tuple[int, int]) -> str:
-    low, high = bounds
-    return str(low) if low == high else f"{low}-{high}"
 
 
 def _section(header: Header, listeners: list[ListenerSummary], spans: dict[str, dict[Kind, Span]]) -> str:
@@ -162,7 +157,7 @@ def _listener(summary: ListenerSummary, headline: str) -> list[str]:
     decisions = " ".join(f"{name}={count}" for name, count in summary.decisions.items())
     settings = " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in summary.sysctl.items())
     limits = f"accept {summary.accept_capacity} syn {summary.syn_capacity}"
-    peaks = f"accept {_range(summary.peak_accept_queue)} syn {_range(summary.peak_syn_queue)}"
+    peaks = f"accept {span(summary.peak_accept_queue)} syn {span(summary.peak_syn_queue)}"
     return [
         f"listener {safe(summary.name)}: {headline}",
         f"  backlog {asked} ({safe(summary.backlog_source)}), fits: {limits}; peak: {peaks}",

@@ -154,15 +154,13 @@ def _sysctl(name: str) -> Page:
 
 def _default(name: str) -> str:
     """`128 (3.10 to 4.18), 4096 (5.4 to 7.2)`; empty for a setting that the model has not."""
-    short = name.rpartition(".")[2]
+    if name == "net.ipv4.tcp_max_syn_backlog":
+        return "by memory, at least 128; 4096 is assumed"
     found: dict[int, list[str]] = {}
     for profile in PROFILES:  # oldest first
         values = make_settings(profile.defaults, {}).as_dict()
-        for known, value in values.items():
-            if known.rpartition(".")[2] == short:
-                found.setdefault(value, []).append(profile.name)
-    if name == "net.ipv4.tcp_max_syn_backlog":
-        return "by memory, at least 128; 4096 is assumed"
+        if name in values:
+            found.setdefault(values[name], []).append(profile.name)
     if len(found) == 1:
         return str(next(iter(found)))
     return ", ".join(f"{value} ({where[0]} to {where[-1]})" for value, where in found.items())

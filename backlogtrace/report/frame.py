@@ -44,6 +44,10 @@ _CHANGES: tuple[tuple[str, int], ...] = (
     ("tcp_abort_on_overflow", 1), ("tcp_abort_on_overflow", 0), ("tcp_syncookies", 0),
     ("tcp_syncookies", 1), ("tcp_syncookies", 2), ("tcp_max_syn_backlog", 65536),
 )  # fmt: skip
+_TRIED = (
+    "Tried with the same packets arriving; clients that fare otherwise would send others. "
+    "somaxconn is raised with the backlog."
+)
 _BACKLOGS = 4
 """How often the backlog is raised by half until the packet fares otherwise."""
 
@@ -56,11 +60,11 @@ def page(
     `again` analyses the capture with other sysctls and backlog (None: as it was); without it, nothing
     else is tried. Raises UsageError when the packet is not part of the analysis.
     """
-    row = _find(analysis, number)
-    before = analysis.rows[: analysis.rows.index(row)]
+    here = _find(analysis, number)
+    row, before = analysis.rows[here], analysis.rows[:here]
     facts, assumed = _facts(row), analysis.header["assumed"]
     waiting = {} if row["dir"] == "out" else _queues(before, row["listener"])
-    changes = _changes(analysis, row, again) if again and row["dir"] == "in" else []
+    changes = _changes(analysis, here, again) if again and row["dir"] == "in" else []
     tables = [Table(("what", ""), list(facts.items()))]
     if waiting:
         tables.append(Table(("in the queue before it", "clients, oldest first"), _names(waiting, row)))
@@ -80,16 +84,15 @@ def page(
             f"kernel {analysis.header['kernel']}",
             *([f"assumed: {', '.join(assumed)}"] if assumed else []),
         ],
-        closing=["Tried with the same packets arriving; clients that fare otherwise would send others."]
-        if changes else [],
+        closing=[_TRIED] if changes else [],
     )  # fmt: skip
 
 
-def _find(analysis: Analysis, number: int) -> Row:
-    frames = [row["frame"] for row in analysis.rows if row["type"] == "packet"]
-    for row in analysis.rows:
-        if row["type"] == "packet" and row["frame"] == number:
-            return row
+def _find(analysis: Analysis, number: int) -> int:
+    """Where the row of the packet is in `analysis.rows`."""
+    frames = {row["frame"]: index for index, row in enumerate(analysis.rows) if row["type"] == "packet"}
+    if number in frames:
+        return frames[number]
     near = min(frames, key=lambda frame: abs(frame - number), default=None)
     hint = f"the nearest that does is {near}" if near is not None else "no packet of it does"
     raise UsageError(f"frame {number} of {analysis.header['capture']} concerns no listen socket; {hint}")
@@ -109,8 +112,8 @@ def _facts(row: Row) -> dict[str, str]:
         "rule": f"{row['rule']}, in {row['function']}",
         "reply": row["reply"] or "silent",
         "counted": words.added(row["counters"]) or "nothing",
-        "accept queue": _range(row["accept_queue"]) + " after it",
-        "SYN queue": _range(row["syn_queue"]) + " after it",
+        "accept queue": words.span(row["accept_queue"]) + " after it",
+        "SYN queue": words.span(row["syn_queue"]) + " after it",
         "certainty": row["certainty"],
     }
     if row["resolved_by"]:
@@ -118,11 +121,6 @@ def _facts(row: Row) -> dict[str, str]:
     if row["rivals"]:
         facts["rivals"] = ", ".join(map(str, row["rivals"]))
     return facts
-
-
-def _range(bounds: list[int]) -> str:
-    low, high = bounds
-    return str(low) if low == high else f"{low} to {high}"
 
 
 def _queues(rows: Iterable[Row], listener: str) -> dict[str, list[tuple[str, int]]]:
@@ -182,9 +180,15 @@ def _line(row: Row) -> tuple[str, str]:
 
 
 def _changes(
-    analysis: Analysis, row: Row, again: Callable[[dict[str, int], int | None], Analysis]
+    analysis: Analysis, here: int, again: Callable[[dict[str, int], int | None], Analysis]
 ) -> list[tuple[str, str]]:
     """Settings under which the packet fares otherwise, and how; the smallest backlog of those tried."""
+    row = analysis.rows[here]
+    mine = {
+        one["frame"]: one
+        for one in analysis.rows[: here + 1]
+        if one["type"] == "packet" and one["dir"] == "in" and one["peer"] == row["peer"]
+    }
 
     def fate(sysctl: dict[str, int], backlog: int | None) -> str | None:
         """What becomes of the packet, or of one before it of the same client; None for the same, or unknown.
@@ -194,25 +198,17 @@ def _changes(
         for other in again(sysctl, backlog).rows:
             if other["type"] == "mismatch" and other["time_ns"] <= row["time_ns"]:
                 return None
-            if other["type"] != "packet" or other["frame"] not in mine:
+            known = mine.get(other["frame"]) if other["type"] == "packet" else None
+            if known is None:
                 continue
-            if (other["decision"], other["reason"]) != mine[other["frame"]]:
-                what = f"{other['decision']}: {_says(other)}"
-                if other["frame"] == row["frame"]:
-                    return what
-                if other["reply"] != replies[other["frame"]]:
-                    return f"not sent like this, as frame {other['frame']} would be {what}"
-            if other["frame"] == row["frame"]:
-                return None
+            same = (other["decision"], other["reason"]) == (known["decision"], known["reason"])
+            what = f"{other['decision']}: {_says(other)}"
+            if known is row:
+                return None if same else what
+            if not same and other["reply"] != known["reply"]:
+                return f"not sent like this, as frame {other['frame']} would be {what}"
         return None
 
-    earlier = [
-        one
-        for one in analysis.rows[: analysis.rows.index(row) + 1]
-        if one["type"] == "packet" and one["dir"] == "in" and one["peer"] == row["peer"]
-    ]
-    mine = {one["frame"]: (one["decision"], one["reason"]) for one in earlier}
-    replies = {one["frame"]: one["reply"] for one in earlier}
     found = []
     for name, value in _CHANGES:
         if changed := fate({name: value}, None):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from backlogtrace.replay.rows import EventRow, OutRow, PacketRow
 from backlogtrace.report.clock import seconds
 from backlogtrace.report.safe import safe
+from backlogtrace.report.words import span
 from backlogtrace.segment import endpoint_text, flag_text
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def row_text(row: Row, start_ns: int) -> str:
         parts = [
             f"event t={when} {safe(row.listener)} {safe(row.event)}",
             safe(row.peer or ""),
-            f"accept_queue={_range(row.accept_queue)} syn_queue={_range(row.syn_queue)}",
+            f"accept_queue={span(row.accept_queue)} syn_queue={span(row.syn_queue)}",
             _counters(row.counters),
             safe(row.detail),
         ]
@@ -64,7 +65,7 @@ def _packet(row: PacketRow, when: str) -> list[str]:
     return [
         f"frame={segment.frame} t={when} {endpoint_text(segment.src)} > {safe(row.listener)}",
         f"[{flag_text(segment.flags)}] {outcome.decision.upper()} {outcome.reason}",
-        f"accept_queue={_range(row.accept_queue)} syn_queue={_range(row.syn_queue)}",
+        f"accept_queue={span(row.accept_queue)} syn_queue={span(row.syn_queue)}",
         f"rule={outcome.rule}@{outcome.function}",
         _counters(outcome.counters),
         row.certainty,
@@ -89,11 +90,6 @@ def _counters(counters: dict[str, int]) -> str:
     return " ".join(f"+{name}={count}" for name, count in counters.items())
 
 
-def _range(bounds: tuple[int, int]) -> str:
-    low, high = bounds
-    return str(low) if low == high else f"{low}-{high}"
-
-
 def _closing(header: Header) -> str:
     lines = [
         f"# {safe(header.capture)}: {header.packets} packets, {header.handshake_packets} of handshakes",
@@ -111,7 +107,7 @@ def _totals(summary: ListenerSummary) -> str:
     counters = " ".join(f"{name}={count}" for name, count in summary.counters.items())
     return (
         f"# listener {safe(summary.name)}: {decisions or 'no packets'}"
-        f"; peak accept_queue={_range(summary.peak_accept_queue)} of {summary.accept_capacity}"
-        f" syn_queue={_range(summary.peak_syn_queue)} of {summary.syn_capacity}"
+        f"; peak accept_queue={span(summary.peak_accept_queue)} of {summary.accept_capacity}"
+        f" syn_queue={span(summary.peak_syn_queue)} of {summary.syn_capacity}"
         f"; counters {counters or 'none'}; mismatches={summary.mismatches}\n"
     )

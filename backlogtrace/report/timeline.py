@@ -54,8 +54,8 @@ def cells(row: Row, start_ns: int, *, long: bool, listener: bool) -> Cells:
         why = words.sentence(outcome.decision, outcome.reason) if long else words.label(outcome.reason)
         return Cells(
             str(segment.frame), seconds(segment.time_ns - start_ns), endpoint_text(segment.src),
-            flag_text(segment.flags), _range(row.accept_queue), _range(row.syn_queue), outcome.decision,
-            prefix + why + _certainty(row),
+            flag_text(segment.flags), words.span(row.accept_queue), words.span(row.syn_queue),
+            outcome.decision, prefix + why + _certainty(row),
         )  # fmt: skip
     if isinstance(row, OutRow):
         segment = row.segment
@@ -70,8 +70,8 @@ def cells(row: Row, start_ns: int, *, long: bool, listener: bool) -> Cells:
         why = row.detail and safe(row.detail)
         why = why or (words.EVENT_SENTENCES.get(row.event, "") if long else "")
         return Cells(
-            "", seconds(row.time_ns - start_ns), safe(row.peer or ""), "", _range(row.accept_queue),
-            _range(row.syn_queue), safe(words.label(row.event)), prefix + why,
+            "", seconds(row.time_ns - start_ns), safe(row.peer or ""), "", words.span(row.accept_queue),
+            words.span(row.syn_queue), safe(words.label(row.event)), prefix + why,
         )  # fmt: skip
     what = words.MISMATCHES[row.what] if long else words.label(row.what)
     return Cells(
@@ -86,11 +86,6 @@ def _certainty(row: PacketRow) -> str:
         rivals = f": {', '.join(map(words.label, row.rivals))}?" if row.rivals else ""
         return f" ({row.certainty}{rivals})"
     return ""
-
-
-def _range(bounds: tuple[int, int]) -> str:
-    low, high = bounds
-    return str(low) if low == high else f"{low}-{high}"
 
 
 class Layout:

@@ -5,6 +5,11 @@ Sentences say what the server did and what the client notices. Refuses to know h
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SENTENCES: dict[tuple[str, str], str] = {
     ("queued", "new_request"): "SYN-ACK sent, request waits for the client's ACK",
     ("queued", "timewait_reuse"): "SYN-ACK sent; the port pair was in TIME_WAIT and may be used again",
@@ -127,6 +132,12 @@ def skipped(reason: str) -> str:
 def added(counters: dict[str, int]) -> str:
     """`ListenOverflows+1 ListenDrops+1`."""
     return " ".join(f"{name}+{number}" for name, number in counters.items())
+
+
+def span(bounds: Sequence[int]) -> str:
+    """`3`, or `3-5` where only bounds are known (packets)."""
+    low, high = bounds
+    return str(low) if low == high else f"{low}-{high}"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
