@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class Analysis:
     rows: list[Row]
     listeners: list[dict[str, Any]]
     """One summary for each listener: decisions, counters, peaks of the queues in packets, mismatches."""
+    checks: list[dict[str, Any]]
+    """What the kernel asked of the packet `checks_of`, in its order: `question`, `values` that it compared,
+    the answer `holds`, and the rule that `ends` the path if so (empty: none)."""
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -64,12 +67,14 @@ def analyze(  # noqa: PLR0913 - the options of the command, by keyword
     vantage: Literal["auto", "server", "client"] = "auto",
     reader: Literal["auto", "native", "scapy", "pyshark"] = "auto",
     all_packets: bool = False,
+    checks_of: int | None = None,
 ) -> Analysis:
     """What the listen socket did with every packet of a capture, as `backlogtrace analyze -T jsonl` says it.
 
     `path` is a capture or several of one host; the other arguments are the options of the command and
     override the host file: `host` is its path, `backlog` what the application passed to listen(),
-    `listeners` are `ADDR:PORT` or `:PORT`, `accept` is infer, immediate, never or rate=N/s.
+    `listeners` are `ADDR:PORT` or `:PORT`, `accept` is infer, immediate, never or rate=N/s. `checks_of` is
+    the number of an inbound packet for which `checks` is filled.
 
     A capture that ends inside a packet is analysed up to there, and `header["problems"]` says where.
     Raises `backlogtrace.errors.CaptureError` when a capture cannot be read at all, `UsageError` for an
@@ -99,6 +104,7 @@ def analyze(  # noqa: PLR0913 - the options of the command, by keyword
         accept=parse_accept(accept),
         vantage=vantage,
         all_packets=all_packets,
+        checks_of=checks_of,
     )
     ports = served_ports(known, options.listeners)
     with open_capture(paths, reader=reader, keep_all=all_packets, ports=ports, keep_small=True) as capture:
@@ -109,4 +115,5 @@ def analyze(  # noqa: PLR0913 - the options of the command, by keyword
         json.loads(header_line(analysis.header)),
         rows,
         [json.loads(summary_line(summary)) for summary in analysis.listeners],
+        [asdict(check) for check in analysis.checks],
     )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _BACKLOG = 4
 _TRIED_ROWS = 5_000
 """Captures with more rows are not analysed again with other settings: it would take minutes."""
+_ALL_PACKETS = 200_000
+"""In larger captures packets of established connections are not looked for: rows would fill the memory."""
 
 
 @click.command(context_settings=CONTEXT, short_help="Show what a setting does, or what a word means.")
@@ -79,13 +81,17 @@ def _packet(capture: str, frame: int, sysctl: dict[str, int], values: dict[str, 
     from backlogtrace.capture.reader import rereadable
     from backlogtrace.report.frame import page
 
-    def run(more: dict[str, int], backlog: int | None) -> Analysis:
+    def run(more: dict[str, int], backlog: int | None, *, everything: bool = False) -> Analysis:
         return analyze(
             capture, host=values["host_file"], kernel=values["kernel"], sysctl=sysctl | more,
             backlog=values["backlog"] if backlog is None else backlog,
+            checks_of=frame, all_packets=everything,
         )  # fmt: skip
 
     analysis = run({}, None)
+    missing = all(row["type"] != "packet" or row["frame"] != frame for row in analysis.rows)
+    if missing and analysis.header["packets"] <= _ALL_PACKETS and rereadable(capture):
+        analysis = run({}, None, everything=True)
     known = values["host_file"] or values["backlog"] is not None  # else inference would bend to what is tried
     tried = known and rereadable(capture) and len(analysis.rows) <= _TRIED_ROWS
     return page(analysis, frame, run if tried else None)

@@ -240,6 +240,13 @@ def _forget_old(stack: Stack, now_ns: int) -> None:
             del stack.ehash[entry.key]
 
 
+def stamp_order(waiting: TimeWait, segment: Segment) -> tuple[bool, bool]:
+    """(older, newer): the segment's timestamp against the connection's last; neither without both."""
+    if segment.tsval < 0 or waiting.ts_recent <= 0:
+        return False, False
+    return seq_after(waiting.ts_recent, segment.tsval), seq_after(segment.tsval, waiting.ts_recent)
+
+
 def timewait_receive(stack: Stack, waiting: TimeWait, segment: Segment) -> Outcome | None:
     """A segment for a TIME_WAIT 4-tuple; None when a SYN may reuse it (and it is gone)."""
     flags = segment.flags
@@ -247,8 +254,7 @@ def timewait_receive(stack: Stack, waiting: TimeWait, segment: Segment) -> Outco
         if segment.seq == waiting.rcv_nxt and not stack.settings.tcp_rfc1337:
             del stack.ehash[waiting.key]
         return out.TIMEWAIT_RST
-    old = segment.tsval >= 0 and waiting.ts_recent > 0 and seq_after(waiting.ts_recent, segment.tsval)
-    newer = segment.tsval >= 0 and waiting.ts_recent > 0 and seq_after(segment.tsval, waiting.ts_recent)
+    old, newer = stamp_order(waiting, segment)
     if flags & (SYN | ACK) == SYN:
         if not old and (seq_after(segment.seq, waiting.rcv_nxt) or newer):
             del stack.ehash[waiting.key]

@@ -84,21 +84,30 @@ def in_window(seq: int, end: int, start: int, size: int) -> bool:
     return seq == stop and seq == end
 
 
-def _rate_limited(request: Request, segment: Segment) -> bool:
+def rate_limited(request: Request, segment: Segment) -> bool:
     """tcp_oow_rate_limited(): at most one answer per tcp_invalid_ratelimit; data is never limited."""
-    listener = request.listener
-    if segment.length and not segment.flags & SYN:
+    if request.last_oow is None or not _limits(segment):
         return False
-    clock = listener.clock
-    now = clock.tick(segment.time_ns)
-    limit = listener.settings.tcp_invalid_ratelimit * clock.hz // 1000
-    if request.last_oow is not None and 0 <= now - request.last_oow < limit:
+    clock = request.listener.clock
+    limit = request.listener.settings.tcp_invalid_ratelimit * clock.hz // 1000
+    return 0 <= clock.tick(segment.time_ns) - request.last_oow < limit
+
+
+def _limits(segment: Segment) -> bool:
+    """Whether an answer to it counts for the limit."""
+    return not segment.length or bool(segment.flags & SYN)
+
+
+def _suppressed(request: Request, segment: Segment) -> bool:
+    """Whether its answer is suppressed; one that is not is remembered."""
+    if rate_limited(request, segment):
         return True
-    request.last_oow = now
+    if _limits(segment):
+        request.last_oow = request.listener.clock.tick(segment.time_ns)
     return False
 
 
-def _old_timestamp(request: Request, segment: Segment) -> bool:
+def old_timestamp(request: Request, segment: Segment) -> bool:
     """tcp_paws_reject() with the request's ts_recent."""
     if segment.tsval < 0 or not request.ts_recent:
         return False
@@ -107,7 +116,7 @@ def _old_timestamp(request: Request, segment: Segment) -> bool:
     return not (segment.flags & RST and 1 << request.num_timeout >= _PAWS_RST_LIMIT_S)
 
 
-def _wrong_tsecr(request: Request, segment: Segment) -> bool:
+def wrong_tsecr(request: Request, segment: Segment) -> bool:
     """Whether the echoed timestamp was never sent (checked since 6.15)."""
     first, last = request.snt_tsval_first, request.snt_tsval_last
     if segment.tsecr <= 0 or not request.tstamp_ok or first is None or last is None:
@@ -120,13 +129,13 @@ def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: PLR0911 -
     listener = request.listener
     profile = listener.profile
     flags = segment.flags & (RST | SYN | ACK)
-    paws = _old_timestamp(request, segment)
-    tsecr = profile.checks_tsecr and _wrong_tsecr(request, segment)
+    paws = old_timestamp(request, segment)
+    tsecr = profile.checks_tsecr and wrong_tsecr(request, segment)
     rcv_nxt = (request.rcv_isn + 1) & _MASK
 
     # the client's SYN again
     if segment.seq == request.rcv_isn and flags == SYN and not paws:
-        if profile.duplicate_syn_limited and _rate_limited(request, segment):
+        if profile.duplicate_syn_limited and _suppressed(request, segment):
             return out.DUPLICATE_LIMITED
         request.num_retrans += 1
         listener.rearm(request, segment.time_ns)
@@ -156,7 +165,7 @@ def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: PLR0911 -
         )
         if flags & RST:
             return silent
-        return limited if profile.out_of_window_limited and _rate_limited(request, segment) else answer
+        return limited if profile.out_of_window_limited and _suppressed(request, segment) else answer
 
     if profile.request_takes_tsval and segment.tsval >= 0 and not seq_after(segment.seq, rcv_nxt):
         request.ts_recent = segment.tsval
@@ -166,7 +175,7 @@ def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: PLR0911 -
 
     # a RST that does not hit rcv_nxt is only challenged
     if profile.rst_needs_exact_seq and flags & RST and segment.seq != rcv_nxt:
-        return out.CHALLENGE_LIMITED if _rate_limited(request, segment) else out.CHALLENGE
+        return out.CHALLENGE_LIMITED if _suppressed(request, segment) else out.CHALLENGE
 
     if flags & (RST | SYN):
         listener.remove(request)

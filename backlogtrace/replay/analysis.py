@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from backlogtrace.capture import Capture
+    from backlogtrace.kernel.path import Check
     from backlogtrace.kernel.settings import Settings
     from backlogtrace.replay.inference import Inference, Recording
     from backlogtrace.replay.rows import Row
@@ -65,6 +66,8 @@ class Options:
     """Rows for packets of established connections, too."""
     routine_rows: bool = True
     """Rows for packets that went the ordinary way; a report that shows none can do without."""
+    checks_of: int | None = None
+    """Frame whose checks are wanted."""
 
 
 class Analysis:
@@ -80,6 +83,8 @@ class Analysis:
         self.listeners: list[ListenerSummary] = []
         # Where a file lies says nothing about it, and must not make two outputs differ.
         self.header = Header(capture=" ".join(Path(name).name or name for name in capture.info.names))
+        self.checks: list[Check] = []
+        """What the kernel asked of the packet `Options.checks_of`, in order."""
         self._tracks: list[Track] = []
         self._copies = Copies()
         self._missing = ""
@@ -123,6 +128,7 @@ class Analysis:
         inference = self.inference
         evidence, floors = (None, None) if inference is None else (inference.evidence, inference.floors)
         replay = Replay(stack, self._route, journal, events, evidence, floors)
+        replay.watched = self._options.checks_of
         if self.inference is not None:
             self.header.mode = "infer"
             journal.differing = self.inference.differing
@@ -260,6 +266,7 @@ class Analysis:
 
     def _finish(self, replay: Replay) -> None:
         info = self._capture.info
+        self.checks = replay.checks
         header = self.header
         header.packets = info.packets
         header.handshake_packets = replay.handshake_packets

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, child_receive, child_sent
+from backlogtrace.kernel.path import path, settle
 from backlogtrace.kernel.request import Request
 from backlogtrace.replay.acceptance import Acceptance
 from backlogtrace.replay.expect import Expectation
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.outcome import Outcome, Reply
+    from backlogtrace.kernel.path import Check
     from backlogtrace.kernel.stack import Stack
     from backlogtrace.replay.acceptance import Floor
     from backlogtrace.replay.events import EventQueue
@@ -60,6 +62,9 @@ class Replay:
         self.now = 0
         self.split_at: int | None = None
         """Where `run` stopped because the packets from there on are needed one by one."""
+        self.watched: int | None = None
+        """Frame whose checks are to be kept in `checks`."""
+        self.checks: list[Check] = []
         self._packets = 0
         self.last_ns = 0
         """Time of the last packet of the capture; what would come after it is not missing."""
@@ -262,7 +267,13 @@ class Replay:
             self._firing.settle(socket, segment, entry)
         born = entry.born if type(entry) is Request else None
         receive = self.stack.receive if self.acceptance is None else self.acceptance.receive
-        self._account(track, segment, key, born, receive(segment))
+        if segment.frame != self.watched:
+            self._account(track, segment, key, born, receive(segment))
+            return
+        checks = path(self.stack, segment)
+        outcome = receive(segment)
+        self.checks = settle(checks, outcome)
+        self._account(track, segment, key, born, outcome)
 
     def _account(
         self, track: Track, segment: Segment, key: bytes, born: int | None, outcome: Outcome

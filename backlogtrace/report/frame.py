@@ -12,7 +12,7 @@ from backlogtrace.report import words
 from backlogtrace.report.kernels import Page, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 Row = dict[str, Any]
 
@@ -35,6 +35,11 @@ class Analysis(Protocol):
         """The summaries."""
         ...
 
+    @property
+    def checks(self) -> list[Row]:
+        """What the kernel asked of the packet, in order; empty where that is not known."""
+        ...
+
 
 _STORY = 12
 """Rows of the client that are shown on each side of the packet."""
@@ -49,7 +54,7 @@ _TRIED = (
     "somaxconn is raised with the backlog."
 )
 _BACKLOGS = 4
-"""How often the backlog is raised by half until the packet fares otherwise."""
+"""How often the backlog is raised by half until the packet fares otherwise; then the least is sought."""
 
 
 def page(
@@ -66,6 +71,8 @@ def page(
     waiting = {} if row["dir"] == "out" else _queues(before, row["listener"])
     changes = _changes(analysis, here, again) if again and row["dir"] == "in" else []
     tables = [Table(("what", ""), list(facts.items()))]
+    if analysis.checks:
+        tables.append(Table(("the kernel asks", "it finds", "answer"), _answers(analysis.checks)))
     if waiting:
         tables.append(Table(("in the queue before it", "clients, oldest first"), _names(waiting, row)))
     tables.append(Table(("s", "frame", "packet", "what happened"), _story(analysis, row)))
@@ -76,7 +83,7 @@ def page(
         f" {row['decision']} ({row['reason']})",
         tables=tables,
         data={
-            "packet": row,
+            "packet": row, "checks": analysis.checks,
             "queues": {name: [peer for peer, _ in members] for name, members in waiting.items()},
             "changes": [dict(zip(("with", "decision"), change, strict=True)) for change in changes],
         },
@@ -121,6 +128,19 @@ def _facts(row: Row) -> dict[str, str]:
     if row["rivals"]:
         facts["rivals"] = ", ".join(map(str, row["rivals"]))
     return facts
+
+
+def _answers(checks: Sequence[Row]) -> list[tuple[str, ...]]:
+    """The checks in order; the last one that holds decides."""
+    answers = {True: "yes", False: "no", None: "not known"}
+    return [
+        (
+            check["question"],
+            check["values"],
+            answers[check["holds"]] + (", decides" if check is checks[-1] else ""),
+        )
+        for check in checks
+    ]
 
 
 def _queues(rows: Iterable[Row], listener: str) -> dict[str, list[tuple[str, int]]]:
@@ -182,7 +202,7 @@ def _line(row: Row) -> tuple[str, str]:
 def _changes(
     analysis: Analysis, here: int, again: Callable[[dict[str, int], int | None], Analysis]
 ) -> list[tuple[str, str]]:
-    """Settings under which the packet fares otherwise, and how; the smallest backlog of those tried."""
+    """Settings under which the packet fares otherwise, and how; of backlogs the smallest."""
     row = analysis.rows[here]
     mine = {
         one["frame"]: one
@@ -216,10 +236,17 @@ def _changes(
     limits = [one["backlog"] for one in analysis.listeners if one["listener"] == row["listener"]]
     if not limits or limits[0] is None:
         return found
-    backlog: int = limits[0]
+    same: int = limits[0]
     for _ in range(_BACKLOGS):
-        backlog += max(1, backlog // 2)
-        if changed := fate({"somaxconn": backlog}, backlog):
-            found.append((f"listen({backlog})", changed))
+        other = same + max(1, same // 2)
+        if changed := fate({"somaxconn": other}, other):
+            while other - same > 1:
+                between = (same + other) // 2
+                if better := fate({"somaxconn": between}, between):
+                    other, changed = between, better
+                else:
+                    same = between
+            found.append((f"listen({other})", changed))
             break
+        same = other
     return found

@@ -35,9 +35,38 @@ def test_the_clients_in_the_queues_are_named() -> None:
     }
 
 
+def test_the_kernels_checks_are_shown_with_their_values() -> None:
+    checks = frame(27)["checks"]
+    assert checks[-1] == {
+        "question": "accept queue full", "values": "6 connections, 6 fit",
+        "holds": True, "ends": "cookie.cookie_accept_queue_full",
+    }  # fmt: skip
+    assert ("SYN cookies off", "tcp_syncookies = 1", False) in {
+        (check["question"], check["values"], check["holds"]) for check in checks
+    }
+
+
+def test_where_accept_calls_are_worked_out_the_wire_answers() -> None:
+    result = CliRunner().invoke(
+        app, ["explain", str(OVERFLOW / "capture.pcap"), "--frame", "27", "-T", "json"]
+    )
+    last = json.loads(result.output)["checks"][-1]
+    assert (last["question"], last["holds"]) == ("accept queue full", True)
+    assert "worked out" in last["values"]
+
+
+def test_a_data_packet_of_a_connection_has_a_page() -> None:
+    fixture = FIXTURES / "abort-on-overflow-rst-6.12"
+    rows = backlogtrace.analyze(fixture / "capture.pcap", host=fixture / "host.json", all_packets=True).rows
+    number = next(r["frame"] for r in rows if r.get("decision") == "passed" and r["dir"] == "in")
+    found = frame(number, fixture=fixture)
+    assert found["packet"]["decision"] == "passed"
+    assert found["checks"][-1]["ends"].startswith("connection.")
+
+
 def test_the_smallest_change_that_lets_the_packet_in_is_named() -> None:
     changes = {one["with"]: one["decision"] for one in frame(27)["changes"]}
-    assert changes["listen(7)"].startswith("established")
+    assert changes["listen(6)"].startswith("established")
     # its SYN was answered with a cookie: without cookies there is no such ACK
     assert changes["tcp_syncookies=0"].startswith("not sent like this, as frame 13 would be dropped")
     assert "tcp_abort_on_overflow=1" not in changes  # which never resets a cookie's ACK

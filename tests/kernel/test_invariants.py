@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from backlogtrace.kernel.clock import PruneClock, TickClock, WindowClock
 from backlogtrace.kernel.connection import Child, child_sent
+from backlogtrace.kernel.path import path, settle
 from backlogtrace.kernel.profiles import PROFILES
 from backlogtrace.kernel.request import Request
 from backlogtrace.segment import ACK, FIN, PSH, RST, SYN
@@ -100,7 +101,10 @@ class World:
             length=length, tsval=tsval, tsecr=50 if tsval >= 0 else -1,
             fastopen=cookie if flags & SYN else None,
         )  # fmt: skip
+        checks = path(self.server.stack, inbound)
         outcome = self.server.receive(inbound, c, tsval=50 if tsval >= 0 else -1)
+        last = settle(checks, outcome)[-1]
+        assert last.ends in {outcome.rule, ""}  # "": only the wire can tell
         for counter, value in outcome.counters.items():
             assert value > 0
             self.totals[counter] = self.totals.get(counter, 0) + value
