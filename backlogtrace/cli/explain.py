@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from backlogtrace.report.kernels import Page
 
 _BACKLOG = 4
+_TOPIC_BACKLOG = 511
+"""What nginx and Redis ask for."""
 _TRIED_ROWS = 5_000
 """Captures with more rows are not analysed again with other settings: it would take minutes."""
 _ALL_PACKETS = 200_000
@@ -34,8 +36,9 @@ _ALL_PACKETS = 200_000
     help="Setting to try, short or full name; repeatable.",
 )  # fmt: skip
 @click.option(
-    "--backlog", type=click.IntRange(0, 10_000),
-    help=f"What the application passes to listen() [default: {_BACKLOG}, or a CAPTURE's own].",
+    "--backlog", type=click.IntRange(0, 2**31 - 1),
+    help="What the application passes to listen() "
+    f"[default: {_BACKLOG}, for a TOPIC {_TOPIC_BACKLOG}; a CAPTURE's own].",
 )  # fmt: skip
 @KERNEL
 @output_options()
@@ -44,13 +47,15 @@ def explain(topic: str | None, sysctls: tuple[str, ...], frame: int | None, **va
 
     With --sysctl, small situations (a SYN while a queue is full, an ACK that nobody can take, ...) are
     run on the model of the kernel twice, with its defaults and as given, and shown side by side. TOPIC is
-    a sysctl, counter (ListenDrops), decision (overflow) or reason (syn_queue_full).
+    a question (syn-queue), sysctl, socket option (TCP_DEFER_ACCEPT), counter (ListenDrops), decision
+    (overflow) or reason (syn_queue_full); --kernel and --backlog say of which server.
 
     With CAPTURE and --frame, one packet is explained: what happened to it, who sat in the queues, what else
     its client sent and, where the host file or backlog is given, which setting would have changed it.
     """
     from backlogtrace.kernel.families import DEFAULT
     from backlogtrace.replay.host import parse_sysctl
+    from backlogtrace.replay.situations import Setup
     from backlogtrace.report import explain as report
 
     if frame is not None:
@@ -64,14 +69,17 @@ def explain(topic: str | None, sysctls: tuple[str, ...], frame: int | None, **va
         return
     if values["host_file"]:
         raise UsageError("--host belongs to a capture: give the capture and --frame, too")
-    backlog = _BACKLOG if values["backlog"] is None else values["backlog"]
     if topic is not None and sysctls:
         raise UsageError(f"--sysctl plays settings and {topic!r} is a topic: give one of them")
+    profile, note = find_kernel(values["kernel"]) if values["kernel"] else (DEFAULT, "")
+    given = values["backlog"]
     if sysctls:
-        profile, note = find_kernel(values["kernel"]) if values["kernel"] else (DEFAULT, "")
-        page = report.effect(profile, dict(map(parse_sysctl, sysctls)), backlog, note)
+        setup = Setup(profile, backlog=_BACKLOG if given is None else given)
+        page = report.effect(setup, dict(map(parse_sysctl, sysctls)), note)
+    elif topic is not None:
+        page = report.topic(topic, Setup(profile, backlog=_TOPIC_BACKLOG if given is None else given), note)
     else:
-        page = report.topic(topic) if topic is not None else report.overview()
+        page = report.overview()
     write_page(page, values)
 
 

@@ -1,20 +1,20 @@
-"""Canonical situations of a listen socket, played on the model: what happens, decision by decision.
+"""Canonical situations of a listen socket, played on the model: what happens, step by step.
 
-Each one is a short script against a server of given profile, sysctls and backlog, on a quiet machine
+Each one is a short script against a server of given kernel, sysctls and socket options, on a quiet machine
 whose ticks are known. Refuses to compare two servers and to word anything.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
 
 from backlogtrace.kernel.clock import NS, TickClock
 from backlogtrace.kernel.connection import TimeWait
 from backlogtrace.kernel.request import Request
 from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
-from backlogtrace.segment import ACK, RST, SYN, Segment, endpoint
+from backlogtrace.segment import ACK, RST, SYN, Segment, endpoint, flag_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,9 @@ _START = 1_800_000_000 * NS
 _UPTIME_S = 1000
 _SERVER = endpoint("10.0.0.1", 80)
 _DONE_NS = 300 * NS  # longer than any request lives with 7 retries
+_LATER_NS = 60 * NS
+_GAP_NS = NS // 1000
+_CROWD_GAP_NS = 1000  # a queue is filled before any timer fires
 _TSVAL = 7
 """The server's timestamp."""
 QUEUE_LIMIT = 20_000
@@ -36,17 +39,63 @@ def _source(client: int) -> bytes:
     return endpoint(f"10.{1 + client // 60_000}.0.2", 1024 + client % 60_000)
 
 
-@dataclass(slots=True)
-class Play:
-    """What happened to the packet that a situation is about."""
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A server: kernel, sysctls by their full names, and what the application asked for."""
 
-    outcomes: list[Outcome] = field(default_factory=list)
-    synack_ns: list[int] = field(default_factory=list)
-    """When the timer repeated its SYN-ACK, ns after the request was made."""
-    gone_ns: int | None = None
-    """When the request was given up, likewise."""
-    queues: tuple[int, int] = (0, 0)
-    """Accept queue and SYN queue after the packet."""
+    profile: Profile
+    sysctl: dict[str, int] = field(default_factory=dict)
+    backlog: int = 4
+    """What it passes to listen()."""
+    defer_accept_s: int = 0
+    """TCP_DEFER_ACCEPT, seconds; 0: not set, likewise below."""
+    syncnt: int = 0
+    """TCP_SYNCNT."""
+    fastopen_qlen: int = 16
+    """TCP_FASTOPEN: length of the Fast Open queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A packet, a timer or a call that concerns the client a situation is about."""
+
+    at_ns: int
+    """Since the client's first step."""
+    what: Literal["packet", "synack", "expired", "accepted"]
+    """Packet of the client, or the timer's SYN-ACK, the request's end, accept()."""
+    flags: str
+    """Of the packet."""
+    outcome: Outcome | None
+    """What became of the client's packet."""
+    queues: tuple[int, int]
+    """Accept queue and SYN queue afterwards, packets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """What happened to one client."""
+
+    steps: list[Step]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of its packets, in order."""
+        return [step.outcome for step in self.steps if step.outcome is not None]
+
+    @property
+    def synack_ns(self) -> list[int]:
+        """When the timer repeated its SYN-ACK."""
+        return [step.at_ns for step in self.steps if step.what == "synack"]
+
+    @property
+    def gone_ns(self) -> int | None:
+        """When its request was given up."""
+        return next((step.at_ns for step in self.steps if step.what == "expired"), None)
+
+    @property
+    def queues(self) -> tuple[int, int]:
+        """Accept queue and SYN queue after its last packet, packets."""
+        return next(step.queues for step in reversed(self.steps) if step.outcome is not None)
 
 
 class UnreachableError(Exception):
@@ -56,13 +105,20 @@ class UnreachableError(Exception):
 class Scene:
     """One listening server and as many clients as a situation needs."""
 
-    def __init__(self, profile: Profile, sysctl: dict[str, int], backlog: int) -> None:
-        settings = make_settings(profile.defaults, sysctl)
+    def __init__(self, setup: Setup) -> None:
+        profile = setup.profile
+        settings = make_settings(profile.defaults, setup.sysctl)
         clock = TickClock(profile.usual_hz, _START - _UPTIME_S * NS, wheel=profile.timer == "wheel")
         self.stack = Stack(profile, settings, clock)
-        self.listener = self.stack.open(_SERVER, backlog, fastopen_qlen=16)
+        self.listener = self.stack.open(
+            _SERVER, setup.backlog, defer_accept_s=setup.defer_accept_s, syncnt=setup.syncnt,
+            fastopen_qlen=setup.fastopen_qlen,
+        )  # fmt: skip
         self.now = _START
         self._clients = 0
+        self._gap_ns = _GAP_NS
+        self._steps: list[tuple[bytes, Step]] = []
+        """With the client's endpoint; times since the start."""
 
     @property
     def queues(self) -> tuple[int, int]:
@@ -74,11 +130,16 @@ class Scene:
         self._clients += 1
         return self._clients
 
+    def play(self, client: int) -> Play:
+        """What happened to a client so far."""
+        mine = [step for source, step in self._steps if source == _source(client)]
+        return Play([replace(step, at_ns=step.at_ns - mine[0].at_ns) for step in mine])
+
     def send(
         self, client: int, flags: int, *, data: int = 0, fastopen: bytes | None = None, tsval: int = -1
     ) -> Outcome:
-        """A segment of a client arrives a millisecond after the one before."""
-        self.now += NS // 1000
+        """A segment of a client arrives, a moment after the one before."""
+        self.now += self._gap_ns
         source, isn = _source(client), 1000 * client
         segment = Segment(
             frame=1, time_ns=self.now, src=source, dst=_SERVER, flags=flags,
@@ -87,23 +148,45 @@ class Scene:
             tsval=tsval, tsecr=_TSVAL if tsval >= 0 and flags & ACK else tsval,
         )  # fmt: skip
         outcome = self.stack.receive(segment)
+        self._note(source, self.now, "packet", flag_text(flags), outcome)
         if outcome.reply == "synack":
-            synack = segment._replace(
-                src=_SERVER,
-                dst=source,
-                flags=SYN | ACK,
-                seq=isn + 7,
-                ack=isn + 1,
-                length=0,
-                fastopen=None,
-                tsval=_TSVAL if tsval >= 0 and self.listener.settings.tcp_timestamps else -1,
-            )
-            entry = self.stack.ehash.get(source + _SERVER)
-            if isinstance(entry, Request):
-                entry.synack_seen(synack)
-            else:
-                self.listener.cookies.seen(source + _SERVER, synack.seq)
+            self._synack(segment)
         return outcome
+
+    def _note(
+        self,
+        source: bytes,
+        time_ns: int,
+        what: Literal["packet", "synack", "expired", "accepted"],
+        flags: str = "",
+        outcome: Outcome | None = None,
+    ) -> None:
+        self._steps.append((source, Step(time_ns, what, flags, outcome, self.queues)))
+
+    def _synack(self, syn: Segment) -> None:
+        """The answer to a SYN is on the wire."""
+        synack = syn._replace(
+            src=_SERVER,
+            dst=syn.src,
+            flags=SYN | ACK,
+            seq=syn.seq + 7,
+            ack=syn.seq + 1,
+            length=0,
+            fastopen=None,
+            tsval=_TSVAL if syn.tsval >= 0 and self.listener.settings.tcp_timestamps else -1,
+        )
+        entry = self.stack.ehash.get(syn.src + _SERVER)
+        if isinstance(entry, Request):
+            entry.synack_seen(synack)
+        else:
+            self.listener.cookies.seen(syn.src + _SERVER, synack.seq)
+
+    def accept(self) -> None:
+        """The application calls accept()."""
+        self.now += self._gap_ns
+        child = self.listener.accept()
+        if child is not None:
+            self._note(child.key[: -len(_SERVER)], self.now, "accepted")
 
     def leave_in_timewait(self, client: int, tsval: int = -1) -> None:
         """A connection of the client was closed by the server a moment ago."""
@@ -117,109 +200,148 @@ class Scene:
 
         Raises UnreachableError where the server lets no client in.
         """
+        self._gap_ns = _CROWD_GAP_NS
         while not self.listener.accept_queue_full():
             client = self.client()
             self.send(client, SYN)
-            if self.send(client, ACK).decision != "established":
+            if self.send(client, ACK, data=1).decision != "established":
                 raise UnreachableError
+        self._gap_ns = _GAP_NS
 
     def fill_syn_queue(self) -> None:
         """Send SYNs of clients that stay silent, until one makes no request."""
+        self._gap_ns = _CROWD_GAP_NS
         while self.listener.qlen < self.listener.syn_capacity:
             if self.send(self.client(), SYN).decision != "queued":
                 break
+        self._gap_ns = _GAP_NS
 
-    def watch(self, play: Play) -> Play:
-        """Let time pass until every request is gone; notes what the last client's timer did."""
-        play.queues = self.queues
-        requests = [entry for entry in self.stack.ehash.values() if isinstance(entry, Request)]
-        mine = requests[-1] if requests else None
-        timers = self.stack.timers
-        while timers.next_due <= self.now + _DONE_NS:
+    def wait(self, client: int | None = None) -> None:
+        """Let time pass until every request is gone; `client` acknowledges each SYN-ACK that it gets."""
+        timers, end = self.stack.timers, self.now + _DONE_NS
+        while timers.next_due <= end:
             for request in timers.pop_due(timers.next_due):
                 expire, send = self.listener.timer_plan(request)
-                if request is mine and expire:
-                    play.gone_ns = request.due - request.born
-                elif request is mine and send:
-                    play.synack_ns.append(request.due - request.born)
+                source = request.key[: -len(_SERVER)]
+                self.now = max(self.now, request.due)
                 self.listener.timer_fired(request, request.due, expire=expire, send=send)
-        return play
+                if expire or send:
+                    self._note(source, self.now, "expired" if expire else "synack")
+                if client is not None and send and source == _source(client):
+                    self.send(client, ACK)
 
 
-def _silent_client(scene: Scene) -> Play:
-    return scene.watch(Play([scene.send(scene.client(), SYN)]))
+def _silent_client(scene: Scene) -> int:
+    client = scene.client()
+    scene.send(client, SYN)
+    scene.wait()
+    return client
 
 
-def _syn_accept_queue_full(scene: Scene) -> Play:
+def _complete(scene: Scene) -> int:
+    client = scene.client()
+    scene.send(client, SYN)
+    scene.send(client, ACK)
+    scene.wait(client)
+    return client
+
+
+def _syn_accept_queue_full(scene: Scene) -> int:
     scene.fill_accept_queue()
-    return scene.watch(Play([scene.send(scene.client(), SYN)]))
+    return _silent_client(scene)
 
 
-def _syn_queue_full(scene: Scene) -> Play:
+def _syn_queue_full(scene: Scene) -> int:
     scene.fill_syn_queue()
-    return Play([scene.send(scene.client(), SYN)], queues=scene.queues)
+    client = scene.client()
+    scene.send(client, SYN)
+    return client
 
 
-def _ack_accept_queue_full(scene: Scene) -> Play:
+def _ack_accept_queue_full(scene: Scene) -> int:
     late = scene.client()
     scene.send(late, SYN)
     scene.fill_accept_queue()
-    return scene.watch(Play([scene.send(late, ACK)]))
+    scene.send(late, ACK)
+    scene.wait(late)
+    return late
 
 
-def _cookie_accept_queue_full(scene: Scene) -> Play:
+def _cookie_accept_queue_full(scene: Scene) -> int:
     scene.fill_syn_queue()
     late = scene.client()
-    outcomes = [scene.send(late, SYN)]
+    scene.send(late, SYN)
     for client in range(1, late):  # those that fill the SYN queue
-        scene.send(client, ACK)
+        scene.send(client, ACK, data=1)
     scene.fill_accept_queue()
-    outcomes.append(scene.send(late, ACK))
-    return Play(outcomes, queues=scene.queues)
+    scene.send(late, ACK)
+    return late
 
 
-def _cookies_off(scene: Scene) -> Play:
-    while (outcome := scene.send(scene.client(), SYN)).decision == "queued":
-        pass
-    return Play([outcome], queues=scene.queues)
-
-
-def _syn_repeated(scene: Scene) -> Play:
+def _cookies_off(scene: Scene) -> int:
     client = scene.client()
-    outcomes = [scene.send(client, SYN)]
+    while scene.send(client, SYN).decision == "queued":
+        client = scene.client()
+    return client
+
+
+def _syn_repeated(scene: Scene) -> int:
+    client = scene.client()
+    scene.send(client, SYN)
     for _ in range(2):
         scene.now += NS // 10
-        outcomes.append(scene.send(client, SYN))
-    return Play(outcomes, queues=scene.queues)
+        scene.send(client, SYN)
+    return client
 
 
-def _older_timestamp(scene: Scene) -> Play:
+def _older_timestamp(scene: Scene) -> int:
     client = scene.client()
-    outcomes = [scene.send(client, SYN, tsval=1000), scene.send(client, ACK, tsval=10)]
-    return Play(outcomes, queues=scene.queues)
+    scene.send(client, SYN, tsval=1000)
+    scene.send(client, ACK, tsval=10)
+    return client
 
 
-def _behind_nat(scene: Scene) -> Play:
+def _behind_nat(scene: Scene) -> int:
     scene.leave_in_timewait(scene.client(), tsval=5000)
-    outcome = scene.send(scene.client(), SYN, tsval=1000)
-    return Play([outcome], queues=scene.queues)
+    client = scene.client()
+    scene.send(client, SYN, tsval=1000)
+    return client
 
 
-def _rst_in_timewait(scene: Scene) -> Play:
+def _rst_in_timewait(scene: Scene) -> int:
     client = scene.client()
     scene.leave_in_timewait(client)
-    return Play([scene.send(client, RST), scene.send(client, ACK, data=100)], queues=scene.queues)
+    scene.send(client, RST)
+    scene.send(client, ACK, data=100)
+    return client
 
 
-def _fastopen(scene: Scene) -> Play:
-    outcome = scene.send(scene.client(), SYN, data=100, fastopen=b"")
-    return Play([outcome], queues=scene.queues)
+def _fastopen(scene: Scene) -> int:
+    client = scene.client()
+    scene.send(client, SYN, data=100, fastopen=b"")
+    return client
+
+
+def _accepted(scene: Scene) -> int:
+    client = scene.client()
+    scene.send(client, SYN)
+    scene.send(client, ACK, data=1)
+    scene.accept()
+    return client
+
+
+def _data_after_the_end(scene: Scene) -> int:
+    client = _ack_accept_queue_full(scene)
+    scene.now += _LATER_NS
+    scene.send(client, ACK, data=100)
+    return client
 
 
 _NO_COOKIES = "tcp_syncookies=0: the first SYN of many that is not queued"
 
-SITUATIONS: dict[str, Callable[[Scene], Play]] = {
+SITUATIONS: dict[str, Callable[[Scene], int]] = {
     "SYN, then silence": _silent_client,
+    "SYN and ACK, then silence": _complete,
     "SYN while the accept queue is full": _syn_accept_queue_full,
     "SYN while the SYN queue is full": _syn_queue_full,
     "ACK that completes a handshake while the accept queue is full": _ack_accept_queue_full,
@@ -231,22 +353,27 @@ SITUATIONS: dict[str, Callable[[Scene], Play]] = {
     "RST for a connection in TIME_WAIT, then data": _rst_in_timewait,
     "SYN with data that asks for a Fast Open cookie": _fastopen,
 }
-"""Name -> script."""
+"""Name -> script, which gives the client it is about."""
+
+LIVES: dict[str, Callable[[Scene], int]] = {
+    "SYN, ACK, accept()": _accepted,
+    "ACK while the accept queue is full, data a minute after the request is gone": _data_after_the_end,
+}
+"""More of them, which answer a question and compare nothing."""
 
 _ASSUMED = {_NO_COOKIES: {"net.ipv4.tcp_syncookies": 0}}
 """Name -> settings that the situation is about, whatever is given."""
 
 
-def play(name: str, profile: Profile, sysctl: dict[str, int], backlog: int) -> Play | None:
+def play(name: str, setup: Setup) -> Play | None:
     """What happens in a situation on a server; None when a queue is too long to be filled, or never fills.
 
-    `sysctl` has full names; `backlog` is what the application passed to listen(). Raises KeyError for an
-    unknown situation.
+    Raises KeyError for an unknown situation.
     """
-    scene = Scene(profile, sysctl | _ASSUMED.get(name, {}), backlog)
+    scene = Scene(replace(setup, sysctl=setup.sysctl | _ASSUMED.get(name, {})))
     if max(scene.listener.accept_capacity, scene.listener.syn_capacity) > QUEUE_LIMIT:
         return None
     try:
-        return SITUATIONS[name](scene)
+        return scene.play((SITUATIONS | LIVES)[name](scene))
     except UnreachableError:
         return None

@@ -6,6 +6,7 @@ Every difference shown is computed by playing situations on the model. Refuses t
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backlogtrace.errors import UsageError
@@ -17,100 +18,94 @@ from backlogtrace.kernel.sysctl import SYSCTLS, full_name
 from backlogtrace.replay.situations import SITUATIONS, Scene, play
 from backlogtrace.report import words
 from backlogtrace.report.kernels import Page, Table
+from backlogtrace.report.miniature import LEGEND, arithmetic, facts, story
+from backlogtrace.report.miniature import table as miniature
+from backlogtrace.report.option_words import OPTIONS
+from backlogtrace.report.questions import PRUNED, QUESTIONS, answer
 from backlogtrace.report.sysctl_words import LESSONS
 
 if TYPE_CHECKING:
-    from backlogtrace.kernel.profile import Profile
-    from backlogtrace.replay.situations import Play
+    from collections.abc import Iterable
+
+    from backlogtrace.replay.situations import Setup
 
 _OUTCOMES = [value for value in vars(outcomes).values() if isinstance(value, Outcome)]
 
-_PRUNED = (
-    "Each time is the earliest: this kernel looks every 200 ms at some of its requests, so up to 0.6 s later."
-)
+_SIZES = {"net.core.somaxconn", "net.ipv4.tcp_max_syn_backlog", "net.ipv4.tcp_syncookies"}
+"""Sysctls that the size of a queue depends on."""
 
 
-def effect(profile: Profile, sysctl: dict[str, int], backlog: int, note: str = "") -> Page:
-    """What the given settings change, against the kernel's defaults, with the backlog given."""
+def effect(setup: Setup, sysctl: dict[str, int], note: str = "") -> Page:
+    """What the given settings change, against the kernel's defaults."""
+    profile = setup.profile
     defaults = make_settings(profile.defaults, {}).as_dict()
-    rows, entries = [], []
-    for name in SITUATIONS:
-        before, after = (play(name, profile, values, backlog) for values in ({}, sysctl))
-        if before is None or after is None:
-            rows.append((name, "not played: a queue never fills, or is too long", ""))
-            continue
-        if before != after:
-            rows.append((name, _story(before), _story(after)))
-        entries.append(
-            {"situation": name, "default": _facts(before), "given": _facts(after), "differs": before != after}
-        )
     changes = [
         f"{name}: {defaults[name]} -> {value} ({SYSCTLS[name].meaning})"
         if name in defaults
         else f"{name} is not part of the model: what {value} changes is not shown"
         for name, value in sysctl.items()
     ]
-    unchanged = [str(entry["situation"]) for entry in entries if not entry["differs"]]
-    changed = len(entries) - len(unchanged)
-    limits = [_limits(profile, values, backlog) for values in ({}, sysctl)]
-    rows.insert(0, ("limits", limits[0], "the same" if limits[0] == limits[1] else limits[1]))
+    after = replace(setup, sysctl=sysctl)
+    compared = _compare(setup, after, ("defaults", "as given"))
     return Page(
-        title=f"{profile.name}, listen({backlog}): {changed} of {len(entries)} situations change",
-        tables=[Table(("situation", "defaults", "as given"), rows)],
+        title=f"{profile.name}, listen({setup.backlog}): {compared.title}",
+        tables=compared.tables,
         data={
-            "kernel": profile.name, "backlog": backlog, "sysctl": sysctl, "limits": limits,
-            "situations": entries,
+            "kernel": profile.name, "backlog": setup.backlog, "sysctl": sysctl,
+            "limits": [_limits(one) for one in (setup, after)], **compared.data,
         },
         notes=[*([note] if note else []), *changes],
-        closing=[
-            *([f"The same with both: {'; '.join(unchanged)}."] if unchanged else []),
-            *([_PRUNED] if profile.timer == "prune" else []),
-            "Computed by the model of this kernel; on a host, `ss -ltn` and `nstat -az` show it.",
-        ],
+        closing=[*compared.closing, "On a host, `ss -ltn` and `nstat -az` show it."],
     )  # fmt: skip
 
 
-def _limits(profile: Profile, sysctl: dict[str, int], backlog: int) -> str:
-    listener = Scene(profile, sysctl, backlog).listener
-    return (
-        f"backlog min({backlog}, somaxconn {listener.settings.somaxconn}) = {listener.backlog}; "
-        f"{listener.accept_capacity} fit in the accept queue, {listener.syn_capacity} in the SYN queue"
-    )
+def _limits(setup: Setup) -> dict[str, str]:
+    return arithmetic(Scene(setup).listener, setup.backlog)
 
 
-def _facts(what: Play) -> dict[str, Any]:
-    return {
-        "packets": [
-            {
-                "decision": one.decision, "reason": one.reason, "rule": one.rule, "function": one.function,
-                "reply": one.reply, "counters": one.counters,
-            }
-            for one in what.outcomes
+def _compare(before: Setup, after: Setup, names: tuple[str, str]) -> Page:
+    """Every situation on both servers: those that differ in words, then packet by packet."""
+    limits = [_limits(before), _limits(after)]
+    lines = dict.fromkeys([*limits[0], *limits[1]])
+    fits = [
+        (what, limits[0].get(what, ""), limits[1].get(what, "") if limits[0] != limits[1] else "the same")
+        for what in lines
+    ]
+    stories, miniatures, entries = [], [], []
+    for name in SITUATIONS:
+        one, other = play(name, before), play(name, after)
+        if one is None or other is None:
+            stories.append((name, "not played: a queue never fills, or is too long", ""))
+            continue
+        if one != other:
+            stories.append((name, story(one, other), story(other, one)))
+            miniatures.append(miniature(dict(zip(names, (one, other), strict=True)), name))
+        entries.append(
+            {"situation": name, "default": facts(one), "given": facts(other), "differs": one != other}
+        )
+    unchanged = [str(entry["situation"]) for entry in entries if not entry["differs"]]
+    tables = [Table(("what fits", *names), fits)]
+    if stories:
+        tables.append(Table(("situation", *names), stories))
+    return Page(
+        title=f"{len(entries) - len(unchanged)} of {len(entries)} situations change"
+        if entries
+        else "no situation can be played",
+        tables=[*tables, *miniatures],
+        data={"situations": entries},
+        closing=[
+            *([LEGEND] if miniatures else []),
+            *([f"The same with both: {'; '.join(unchanged)}."] if unchanged else []),
+            *([PRUNED] if before.profile.timer == "prune" else []),
+            "Computed by the model of this kernel.",
         ],
-        "accept_queue": what.queues[0],
-        "syn_queue": what.queues[1],
-        "synack_again_ns": what.synack_ns,
-        "given_up_ns": what.gone_ns,
-    }  # fmt: skip
-
-
-def _story(what: Play) -> str:
-    lines = []
-    for one in what.outcomes:
-        counted = f" [{words.added(one.counters)}]" if one.counters else ""
-        lines.append(f"{one.decision}: {words.sentence(one.decision, one.reason)}{counted}")
-    lines.append(f"then {what.queues[0]} in the accept queue, {what.queues[1]} in the SYN queue")
-    if what.synack_ns:
-        times = ", ".join(f"{when / 1e9:.1f}" for when in what.synack_ns)
-        lines.append(f"SYN-ACK again after {times} s")
-    if what.gone_ns is not None:
-        lines.append(f"given up after {what.gone_ns / 1e9:.1f} s")
-    return "; ".join(lines)
+    )
 
 
 def topics() -> dict[str, str]:
     """Every word that can be asked for -> its kind."""
-    found = dict.fromkeys(SYSCTLS, "sysctl")
+    found = dict.fromkeys(QUESTIONS, "question") | dict.fromkeys(SYSCTLS, "sysctl")
+    found |= dict.fromkeys(OPTIONS, "socket option")
     for one in _OUTCOMES:
         found |= {one.decision: "decision"} | dict.fromkeys(one.counters, "counter")
     return found | {one.reason: "reason" for one in _OUTCOMES if one.reason not in found}
@@ -120,16 +115,19 @@ def overview() -> Page:
     """What can be asked for."""
     known = topics()
     rows = [(kind, " ".join(sorted(name for name in known if known[name] == kind)))
-            for kind in ("sysctl", "decision", "reason", "counter")]  # fmt: skip
+            for kind in ("sysctl", "socket option", "decision", "reason", "counter")]  # fmt: skip
+    questions = [(name, question.text) for name, question in QUESTIONS.items()]
     return Page(
-        "explain TOPIC, or explain --sysctl NAME=VALUE", [Table(("kind", "topics"), rows)], {"topics": known}
+        "explain TOPIC, or explain --sysctl NAME=VALUE",
+        [Table(("question", "asks"), questions), Table(("kind", "topics"), rows)],
+        {"topics": known},
     )
 
 
-def _sysctl(name: str) -> Page:
-    """What a setting is and does, who reads it and when."""
+def _sysctl(name: str, setup: Setup, note: str) -> Page:
+    """What a setting is and does, who reads it and when; of those that size queues, what fits."""
     entry, lesson = SYSCTLS[name], LESSONS[name]
-    facts = {
+    about = {
         "meaning": entry.meaning,
         "values": f"{entry.low} to {entry.high}",
         "default": _default(name),
@@ -140,16 +138,51 @@ def _sysctl(name: str) -> Page:
         "often missed": lesson.mistake,
         "on a host": lesson.check,
     }
-    rows = [(what, text) for what, text in facts.items() if text]
+    rows = [(what, text) for what, text in about.items() if text]
     short = name.rpartition(".")[2]
+    sized = _limits(setup) if name in _SIZES else {}
+    where = f"{setup.profile.name}, listen({setup.backlog})"
     return Page(
-        name, [Table((short, ""), rows)],
-        {"topic": name, "kind": "sysctl", **{what.replace(" ", "_"): text for what, text in rows}},
+        name,
+        [Table((short, ""), rows), *([Table(("what fits", where), list(sized.items()))] if sized else [])],
+        {
+            "topic": name, "kind": "sysctl", **_keys(rows),
+            **({"kernel": setup.profile.name, "backlog": setup.backlog, "limits": sized} if sized else {}),
+        },
+        notes=[note] if note and sized else [],
         closing=[
-            f"`explain --sysctl {short}=VALUE` plays what a value changes." if facts["default"]
+            f"`explain --sysctl {short}=VALUE` plays what a value changes." if about["default"]
             else "It is not part of the model: no decision shown depends on it."
         ],
     )  # fmt: skip
+
+
+def _keys(rows: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    return {what.replace(" ", "_"): text for what, text in rows}
+
+
+def _option(name: str, setup: Setup, note: str) -> Page:
+    """What a socket option is and does, and what one value changes."""
+    option = OPTIONS[name]
+    about = {
+        "meaning": option.meaning, "default": option.default, "read by": option.read_by,
+        "takes effect": option.takes_effect, "often missed": option.mistake, "on a host": option.check,
+    }  # fmt: skip
+    table = Table((name, ""), list(about.items()))
+    data = {"topic": name, "kind": "socket option", **_keys(about.items())}
+    if not option.sample:
+        return Page(name, [table], data)
+    unset: dict[str, Any] = dict.fromkeys(option.sample, 0)
+    before = replace(setup, sysctl=option.sysctl, **unset)
+    compared = _compare(before, replace(before, **option.sample), ("without", option.shown))
+    needed = [f"{key.rpartition('.')[2]} = {value:#x}" for key, value in option.sysctl.items()]
+    return Page(
+        f"{name} on {setup.profile.name}, listen({setup.backlog}): {compared.title}",
+        [table, *compared.tables],
+        data | {"kernel": setup.profile.name, "backlog": setup.backlog} | compared.data,
+        notes=[*([note] if note else []), *([f"played with {', '.join(needed)}"] if needed else [])],
+        closing=compared.closing,
+    )
 
 
 def _default(name: str) -> str:
@@ -166,9 +199,10 @@ def _default(name: str) -> str:
     return ", ".join(f"{value} ({where[0]} to {where[-1]})" for value, where in found.items())
 
 
-def topic(name: str) -> Page:
-    """The rules that count a counter, reach a decision or have a reason.
+def topic(name: str, setup: Setup, note: str = "") -> Page:
+    """The rules that count a counter, reach a decision or have a reason; a setting; the answer to a question.
 
+    `setup` is the server that is played where something is, `note` what there is to say of its kernel.
     Raises UsageError for an unknown word, with the nearest one.
     """
     known = topics()
@@ -178,7 +212,11 @@ def topic(name: str) -> Page:
         hint = f"did you mean {near[0]}?" if near else "`backlogtrace explain` lists the topics"
         raise UsageError(f"nothing is known about {name!r}; {hint}")
     if known[wanted] == "sysctl":
-        return _sysctl(wanted)
+        return _sysctl(wanted, setup, note)
+    if known[wanted] == "socket option":
+        return _option(wanted, setup, note)
+    if known[wanted] == "question":
+        return answer(wanted, setup, note)
     found = [one for one in _OUTCOMES if wanted in {one.decision, one.reason, *one.counters}]
     rows = [
         (

@@ -37,6 +37,7 @@ class Table:
     header: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     folded: int = 1
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,11 @@ def write_text(page: Page, out: TextIO) -> None:
     for line in (page.title, *page.notes):
         out.write(f"# {safe(line, 500)}\n")
     for table in page.tables:
+        if table.title:
+            out.write(f"# {table.title}\n")
         out.write("# " + "\t".join(table.header) + "\n")
         out.writelines("\t".join(row) + "\n" for row in table.rows)
+    out.writelines(f"# {line}\n" for line in page.closing)
 
 
 def write_rich(page: Page, out: TextIO, look: Look) -> None:
@@ -166,6 +170,8 @@ def write_rich(page: Page, out: TextIO, look: Look) -> None:
             grid.add_column(name, style="cyan" if not position else "", overflow="fold")
         for row in table.rows:
             grid.add_row(*(Text(cell) for cell in _fold(row, table.folded)))
+        if table.title:
+            console.print(Text(safe(table.title, 500), "bold"))
         console.print(grid)
     for line in page.closing:
         console.print(Text(line, "dim"))

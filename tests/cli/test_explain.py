@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,11 +11,18 @@ from click.testing import CliRunner
 
 from backlogtrace.cli.app import app
 from backlogtrace.errors import UsageError
+from backlogtrace.kernel.families import PROFILES
 from backlogtrace.kernel.sysctl import SYSCTLS
+from backlogtrace.replay.situations import Scene, Setup
+from backlogtrace.report.miniature import arithmetic
 from backlogtrace.report.sysctl_words import LESSONS
 
 if TYPE_CHECKING:
     from click.testing import Result
+
+    from backlogtrace.kernel.profile import Profile
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 
 
 def explain(*arguments: str) -> Result:
@@ -31,10 +39,10 @@ def test_abort_on_overflow_resets_requests_but_neither_syns_nor_cookies() -> Non
     found = played("--sysctl", "tcp_abort_on_overflow=1")
     assert list(found) == ["ACK that completes a handshake while the accept queue is full"]
     ((before, after),) = found.values()
-    assert before["packets"][0]["decision"] == "overflow"
+    assert [one["decision"] for one in before["packets"]] == ["queued", *["overflow"] * 6]  # each ACK
     assert len(before["synack_again_ns"]) == 5  # an ignored ACK does not stop the retransmissions
     assert 63 <= before["given_up_ns"] / 1e9 <= 68
-    assert after["packets"][0]["reply"] == "rst"
+    assert [one["reply"] for one in after["packets"]] == ["synack", "rst"]
     assert after["given_up_ns"] is None
 
 
@@ -94,8 +102,13 @@ def test_the_limits_are_worked_out() -> None:
     page = json.loads(
         explain("-T", "json", "--backlog", "511", "--kernel", "3.10", "--sysctl", "somaxconn=1024").output
     )
-    assert page["limits"][0].startswith("backlog min(511, somaxconn 128) = 128; 129 fit in the accept queue")
-    assert page["limits"][1].startswith("backlog min(511, somaxconn 1024) = 511; 512 fit in the accept queue")
+    before, after = page["limits"]
+    assert (before["backlog"], after["backlog"]) == (
+        "min(511, somaxconn 128) = 128",
+        "min(511, somaxconn 1024) = 511",
+    )
+    assert before["accept queue"] == "full when longer than 128: 129 fit"
+    assert after["accept queue"] == "full when longer than 511: 512 fit"
 
 
 @pytest.mark.parametrize(
@@ -150,6 +163,107 @@ def test_every_topic_that_is_listed_can_be_asked_for() -> None:
     assert {"net.core.somaxconn", "ListenDrops", "overflow", "accept_queue_full"} <= set(topics)
     for name in topics:
         assert explain(name).exception is None
+
+
+def answers(topic: str, *more: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(explain(topic, "-T", "json", *more).output)
+    assert found["kind"] == "question"
+    return found
+
+
+def recorded(page: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the recording that a page names."""
+    text = (FIXTURES.parent / page["fixture"] / "expected.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_an_overflowed_connection_lives_as_long_as_the_recorded_one_did() -> None:
+    """A 3.10.0-514.el7: 63.2 to 64.6 s after its SYN, and five SYN-ACKs later."""
+    rows = recorded(answers("overflowed-connection"))
+    peer = next(row["peer"] for row in rows if row.get("decision") == "overflow")
+    mine = [row for row in rows if row.get("peer") == peer]
+    gone = next(row["time_ns"] for row in mine if row.get("event") == "expired")
+    assert 63 <= (gone - mine[0]["time_ns"]) / 1e9 <= 64.7
+    synacks = [row for row in mine if row["type"] == "packet" and row["decision"] == "synack"]
+    assert len(synacks) == 1 + 5
+    assert "1 + 2 + 4 + 8 + 16 + 32 = 63 s" in answers("overflowed-connection")["answer"][0]
+
+
+def test_the_client_learns_from_the_answer_to_its_data() -> None:
+    steps = answers("client-learns", "--kernel", "3.10.0-514.el7")["tables"][0]
+    assert [step["packet"] for step in steps[-2:]] == ["timer", "client ACK"]
+    assert steps[-2]["tcp_abort_on_overflow = 0"].startswith("request given up")
+    assert steps[-1]["tcp_abort_on_overflow = 0"].startswith("RST")
+    assert steps[1]["= 1"].startswith("RST")
+
+
+def test_retries_are_counted_and_cut_in_a_crowd() -> None:
+    retries, crowd = answers("five-synacks", "--kernel", "6.12")["tables"]
+    assert [row["SYN-ACK again after (s)"].count(".") for row in retries] == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert [row["SYN-ACKs again"] for row in crowd] == ["5", "5", "2", "2"]
+
+
+def test_a_request_moves_from_one_count_to_the_other() -> None:
+    for kernel, home in (("3.10", "belongs to the listener"), ("6.12", "ehash")):
+        found = answers("syn-queue", "--kernel", kernel)
+        assert home in found["answer"][0]
+        cells = [row["what happens"] for row in found["tables"][0]]
+        assert [cell.rpartition("(")[2] for cell in cells] == ["0, 1)", "1, 0)", "0, 0)"]
+
+
+def test_a_cookie_counts_a_drop_on_old_kernels_only() -> None:
+    cookie = "SYN while the SYN queue is full"
+    for kernel, counts in (("3.10", True), ("6.12", False)):
+        (rows,) = answers("counters", "--kernel", kernel)["tables"]
+        added = {row["counter"]: row["added in"].split("; ") for row in rows}
+        assert (cookie in added["ListenDrops"]) is counts
+        assert cookie not in added["ListenOverflows"]
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda profile: profile.name)
+@pytest.mark.parametrize("backlog", [0, 1, 5, 128, 511, 5000, 70_000])
+def test_the_arithmetic_arrives_at_what_fits(profile: Profile, backlog: int) -> None:
+    for values in ({}, {"net.core.somaxconn": 100_000, "net.ipv4.tcp_syncookies": 0}):
+        listener = Scene(Setup(profile, values, backlog)).listener
+        steps = arithmetic(listener, backlog)
+        assert steps["backlog"].endswith(f"= {listener.backlog}")
+        assert steps["SYN queue"].endswith(f" {listener.syn_capacity} fit")
+        accept = f" {listener.accept_capacity} fit" if listener.accept_capacity < 1 << 20 else "16 bits, too"
+        assert steps["accept queue"].endswith(accept)
+        first = int(steps["fewer SYN-ACKs"].split()[1])
+        for length, pressed in ((first - 1, False), (first, True)):
+            listener.qlen = length
+            assert listener.under_pressure() is pressed
+
+
+def test_java_asks_for_50_and_gets_51() -> None:
+    """As the recorded server did."""
+    found = answers("backlog", "--backlog", "50")
+    assert {row["accept queue"] for row in found["tables"][1]} == {"51"}
+    assert max(row["accept_queue"][1] for row in recorded(found) if "accept_queue" in row) == 51
+
+
+def test_three_quarters_of_tcp_max_syn_backlog() -> None:
+    found = answers("cookies-off", "--kernel", "6.1", "--backlog", "511")
+    (rows,) = found["tables"]
+    assert rows[2] == {
+        "tcp_max_syn_backlog": "256", "requests queued": "193",
+        "why the next SYN is dropped": "syn_queue_reserved",
+    }  # fmt: skip
+    assert rows[4]["why the next SYN is dropped"] == "syn_queue_full"
+    assert "syn_queue_reserved" in {row.get("reason") for row in recorded(found)}
+
+
+@pytest.mark.parametrize("name", ["TCP_DEFER_ACCEPT", "TCP_SYNCNT", "TCP_FASTOPEN"])
+@pytest.mark.parametrize("kernel", ["3.10", "6.12"])
+def test_a_socket_option_makes_a_difference(name: str, kernel: str) -> None:
+    page = json.loads(explain(name, "--kernel", kernel, "--backlog", "4", "-T", "json").output)
+    assert any(one["differs"] for one in page["situations"])
+
+
+def test_both_worlds_are_shown_packet_by_packet() -> None:
+    out = explain("--sysctl", "tcp_abort_on_overflow=1", "-T", "text").output.splitlines()
+    assert "0.001\tclient ACK\toverflow, silent (5, 1)\tRST (5, 0)" in out
 
 
 def test_an_unknown_word_gets_the_nearest() -> None:
