@@ -23,6 +23,9 @@ _MINUTE_NS = 60_000_000_000
 _MEMORY_NS = 240_000_000_000  # no kernel accepts an older cookie
 _MASK = 0xFFFFFFFF
 _UNKNOWN = 1 << 32  # flag above the 32 bits of an ISN that was not seen
+_TIME = 70  # bits below the time
+SACK, WINDOW_SCALE = 1, 2
+"""Options that the timestamp of a cookie's SYN-ACK keeps for its ACK."""
 
 
 def mss_index(profile: Profile, mss: int, *, ipv6: bool) -> int:
@@ -45,8 +48,8 @@ class SentCookies:
 class CookieJar:
     """Cookies one listener sent among those of its host, and its memory of the last overflow.
 
-    A cookie is packed into one int (a flood sends a million of them): time_ns, MSS index,
-    client ISN (32 bits), cookie (33 bits, the top one set while it has not been seen).
+    A cookie is packed into one int (a flood sends a million of them): time_ns, options (2 bits), MSS
+    index (3 bits), client ISN (32 bits), cookie (33 bits, the top one set while it has not been seen).
     """
 
     __slots__ = ("_clock", "_order", "_profile", "_sent", "_stamp", "_stamp_ns")
@@ -59,11 +62,11 @@ class CookieJar:
         self._stamp = 0  # jiffies, as the kernel's u32
         self._stamp_ns: int | None = None
 
-    def send(self, key: bytes, syn: Segment) -> None:
-        """A SYN was answered with a cookie."""
+    def send(self, key: bytes, syn: Segment, options: int = 0) -> None:
+        """A SYN was answered with a cookie, whose timestamp keeps `options` (SACK, WINDOW_SCALE)."""
         now = syn.time_ns
         index = mss_index(self._profile, syn.mss, ipv6=len(syn.src) > 6)  # noqa: PLR2004 - bytes of an IPv4 endpoint
-        self._sent[key] = (((now << 3 | index) << 32 | syn.seq) << 33) | _UNKNOWN
+        self._sent[key] = (((now << 5 | options << 3 | index) << 32 | syn.seq) << 33) | _UNKNOWN
         self._order.append(key)
         self._forget(now)
         self._overflow(now)
@@ -79,7 +82,7 @@ class CookieJar:
         order, sent = self._order, self._sent
         while order:
             packed = sent.get(order[0])
-            if packed is not None and packed >> 68 >= horizon:
+            if packed is not None and packed >> _TIME >= horizon:
                 break
             sent.pop(order.popleft(), None)
 
@@ -103,6 +106,10 @@ class CookieJar:
         since = clock.tick(now) - self._stamp + clock.hz
         return since & _MASK <= (self._profile.cookie_window_s + 1) * clock.hz
 
+    def options(self, key: bytes) -> int:
+        """What the timestamp of a cookie that was sent keeps: SACK, WINDOW_SCALE or both."""
+        return self._sent.get(key, 0) >> 68 & (SACK | WINDOW_SCALE)
+
     def verify(self, key: bytes, ack: Segment) -> Literal["valid", "expired", "invalid", "unclear"]:
         """What check_tcp_syn_cookie says of an ACK; unclear where the cookie minute is not known."""
         packed = self._sent.get(key)
@@ -118,11 +125,11 @@ class CookieJar:
         elif ack.seq != (client_isn + 1) & _MASK:
             return "invalid"
         max_age = self._profile.cookie_max_age
-        sent_low = self._clock.minute(packed >> 68)
+        sent_low = self._clock.minute(packed >> _TIME)
         low = self._clock.minute(ack.time_ns)
         if self._clock.exact:
             return "valid" if low - sent_low < max_age else "expired"
-        age_ns = ack.time_ns - (packed >> 68)
+        age_ns = ack.time_ns - (packed >> _TIME)
         if age_ns <= (max_age - 1) * _MINUTE_NS:
             return "valid"
         return "unclear" if age_ns < max_age * _MINUTE_NS else "expired"

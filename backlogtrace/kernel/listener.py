@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, die
-from backlogtrace.kernel.cookies import CookieJar
+from backlogtrace.kernel.cookies import SACK, WINDOW_SCALE, CookieJar
 from backlogtrace.kernel.fastopen import (
     ALL_LISTENERS,
     EVERY_SYN,
@@ -163,7 +163,7 @@ class ListenSocket:
             return out.DROP_BOTH_FULL if cookie else out.DROP_ACCEPT_QUEUE
 
         if cookie:
-            self.cookies.send(key, syn)
+            self.cookies.send(key, syn, self._kept(syn) if syn.tsval >= 0 else 0)
             if profile.cookie_counts_drop:
                 return out.COOKIE_ALWAYS_DROP if syncookies == 2 else out.COOKIE_FULL_DROP  # noqa: PLR2004
             return out.COOKIE_ALWAYS if syncookies == 2 else out.COOKIE_FULL  # noqa: PLR2004
@@ -243,11 +243,36 @@ class ListenSocket:
             verdict = "expired" if self.stack.witness(segment) == "rst" else "valid"
         if verdict != "valid":
             return out.RST_COOKIE_EXPIRED if verdict == "expired" else out.RST_COOKIE_INVALID
+        if self.cookie_option_off(key, segment):
+            return out.RST_COOKIE_OPTION
         # accept queue full; tcp_abort_on_overflow is not asked
         if self.refuses(segment):
             return out.COOKIE_OVERFLOW
         self._add_child(key, segment)
         return out.COOKIE_VALID
+
+    def _kept(self, syn: Segment) -> int:
+        """Options of a SYN with a timestamp that its cookie's SYN-ACK agrees to (cookie_init_timestamp)."""
+        settings = self.settings
+        if not settings.tcp_timestamps:
+            return 0
+        sack = SACK if syn.sack_ok and settings.tcp_sack else 0
+        return sack | (WINDOW_SCALE if syn.wscale >= 0 and settings.tcp_window_scaling else 0)
+
+    def cookie_option_off(self, key: bytes, ack: Segment) -> bool:
+        """Whether an option that the cookie agreed to has been switched off (cookie_timestamp_decode)."""
+        settings = self.settings
+        if (
+            ack.tsval < 0
+            or not settings.tcp_timestamps
+            or (settings.tcp_sack and settings.tcp_window_scaling)
+        ):
+            return False
+        agreed = self.cookies.options(key)
+        return bool(
+            (agreed & SACK and not settings.tcp_sack)
+            or (agreed & WINDOW_SCALE and not settings.tcp_window_scaling)
+        )
 
     def promote(self, request: Request, segment: Segment) -> None:
         """The request becomes a child at the tail of the accept queue."""

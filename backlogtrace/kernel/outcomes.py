@@ -110,6 +110,9 @@ RST_NO_REQUEST = _outcome("rst", "listen.no_request", _LISTEN, "rst", "OutRsts")
 RST_NO_REQUEST_FAILED = _outcome("rst", "listen.no_request", _COOKIE, "rst", "SyncookiesFailed", "OutRsts")
 RST_COOKIE_INVALID = _outcome("rst", "cookie.cookie_invalid", _COOKIE, "rst", "SyncookiesFailed", "OutRsts")
 RST_COOKIE_EXPIRED = _outcome("rst", "cookie.cookie_expired", _COOKIE, "rst", "SyncookiesFailed", "OutRsts")
+RST_COOKIE_OPTION = _outcome(
+    "rst", "cookie.option_switched_off", _COOKIE, "rst", "SyncookiesRecv", "OutRsts", reason="cookie_invalid"
+)
 COOKIE_VALID = _outcome("established", "cookie.cookie_valid", _COOKIE, None, "SyncookiesRecv", "PassiveOpens")
 COOKIE_OVERFLOW = _outcome(
     "overflow", "cookie.cookie_accept_queue_full", "tcp_v4_syn_recv_sock", None, "SyncookiesRecv", *_FULL

@@ -172,6 +172,10 @@ def _stray_ack(listener: ListenSocket, ack: Segment, nothing: str, invalid: str)
     expired = None if verdict == "unclear" else verdict == "expired"
     minutes = f"{listener.profile.cookie_max_age} cookie minutes"
     yield Check("cookie too old", minutes, expired, "cookie.cookie_expired")
+    off = listener.cookie_option_off(ack.src + ack.dst, ack)
+    settings = listener.settings
+    values = f"tcp_sack = {settings.tcp_sack}, tcp_window_scaling = {settings.tcp_window_scaling}"
+    yield Check("an option of the cookie is off by now", values, off, "cookie.option_switched_off")
     yield _accept_queue(listener, "cookie.cookie_accept_queue_full")
     yield Check("otherwise", "the handshake is complete", holds=True, ends="cookie.cookie_valid")
 

@@ -229,6 +229,18 @@ def _cookie_only(draw: _Draw) -> Scenario:
     return draw.scenario(draw.one(0, 1, 3, 10), clients, sysctl=settings, app=draw.accepts(draw.one(0, 3, 8)))
 
 
+def _cookie_options(draw: _Draw) -> Scenario:
+    """Cookies on their way while the options that their timestamps keep are switched off and on."""
+    names = ("net.ipv4.tcp_sack", "net.ipv4.tcp_window_scaling", "net.ipv4.tcp_timestamps")
+    changes = [
+        App(draw.moment(0.05, 0.7), "sysctl", draw.one(0, 1), draw.one(*names))
+        for _ in range(draw.rng.randint(2, 8))
+    ]
+    clients = draw.crowd(draw.rng.randint(8, 25), 0.7, rtt=draw.rng.randint(100, 900))
+    apps = tuple(sorted([*changes, *draw.accepts(draw.one(0, 3))], key=lambda step: step.at))
+    return draw.scenario(draw.one(1, 3, 20), clients, sysctl={_COOKIES: draw.one(1, 2, 2)}, app=apps)
+
+
 def _odd_segments(draw: _Draw) -> Scenario:
     clients = draw.crowd(draw.rng.randint(6, 18))
     odd = tuple(
@@ -331,6 +343,7 @@ FAMILIES: Final[dict[str, Callable[[_Draw], Scenario]]] = {
     "relisten": _relisten,
     "ipv6": _ipv6,
     "cookie_only": _cookie_only,
+    "cookie_options": _cookie_options,
     "odd_segments": _odd_segments,
     "closing": _closing,
     "reopening": _reopening,

@@ -115,6 +115,8 @@ class Scene:
             fastopen_qlen=setup.fastopen_qlen,
         )  # fmt: skip
         self.now = _START
+        self.later: dict[str, int] = {}
+        """Sysctls that `change` sets."""
         self._clients = 0
         self._gap_ns = _GAP_NS
         self._steps: list[tuple[bytes, Step]] = []
@@ -146,6 +148,7 @@ class Scene:
             seq=isn if flags & SYN else isn + 1, ack=isn + 8 if flags & ACK else 0, window=64240,
             length=data, mss=1460 if flags & SYN else 0, fastopen=fastopen,
             tsval=tsval, tsecr=_TSVAL if tsval >= 0 and flags & ACK else tsval,
+            wscale=7 if flags & SYN else -1, sack_ok=bool(flags & SYN),
         )  # fmt: skip
         outcome = self.stack.receive(segment)
         self._note(source, self.now, "packet", flag_text(flags), outcome)
@@ -216,6 +219,11 @@ class Scene:
                 break
         self._gap_ns = _GAP_NS
 
+    def change(self) -> None:
+        """The administrator sets what the setup says, where the server was opened without it."""
+        for name, value in self.later.items():
+            self.stack.settings.set(name, value)
+
     def wait(self, client: int | None = None) -> None:
         """Let time pass until every request is gone; `client` acknowledges each SYN-ACK that it gets."""
         timers, end = self.stack.timers, self.now + _DONE_NS
@@ -278,6 +286,15 @@ def _cookie_accept_queue_full(scene: Scene) -> int:
     return late
 
 
+def _changed_meanwhile(scene: Scene) -> int:
+    scene.fill_syn_queue()
+    client = scene.client()
+    scene.send(client, SYN, tsval=1000)
+    scene.change()
+    scene.send(client, ACK, tsval=1001)
+    return client
+
+
 def _cookies_off(scene: Scene) -> int:
     client = scene.client()
     while scene.send(client, SYN).decision == "queued":
@@ -337,6 +354,7 @@ def _data_after_the_end(scene: Scene) -> int:
     return client
 
 
+_MEANWHILE = "SYN answered with a cookie, then the settings are changed, then its ACK"
 _NO_COOKIES = "tcp_syncookies=0: the first SYN of many that is not queued"
 
 SITUATIONS: dict[str, Callable[[Scene], int]] = {
@@ -346,6 +364,7 @@ SITUATIONS: dict[str, Callable[[Scene], int]] = {
     "SYN while the SYN queue is full": _syn_queue_full,
     "ACK that completes a handshake while the accept queue is full": _ack_accept_queue_full,
     "SYN while the SYN queue is full, its ACK while the accept queue is full": _cookie_accept_queue_full,
+    _MEANWHILE: _changed_meanwhile,
     _NO_COOKIES: _cookies_off,
     "SYN repeated twice, 100 ms apart": _syn_repeated,
     "SYN with a timestamp, its ACK with an older one": _older_timestamp,
@@ -370,7 +389,9 @@ def play(name: str, setup: Setup) -> Play | None:
 
     Raises KeyError for an unknown situation.
     """
-    scene = Scene(replace(setup, sysctl=setup.sysctl | _ASSUMED.get(name, {})))
+    before = {} if name == _MEANWHILE else setup.sysctl
+    scene = Scene(replace(setup, sysctl=before | _ASSUMED.get(name, {})))
+    scene.later = setup.sysctl
     if max(scene.listener.accept_capacity, scene.listener.syn_capacity) > QUEUE_LIMIT:
         return None
     try:

@@ -96,7 +96,8 @@ LESSONS: dict[str, Lesson] = {
     ),
     "net.ipv4.tcp_sack": Lesson(
         "tcp_parse_options", _PARSED,
-        "no listen queue depends on it", "`ss -tni`: sack",
+        "no queue depends on it; switched off, it makes the ACKs of cookies that agreed to it be reset",
+        "`ss -tni`: sack",
     ),
     "net.ipv4.tcp_synack_retries": Lesson(
         "reqsk_timer_handler; inet_csk_reqsk_queue_prune before 4.3",
@@ -131,6 +132,7 @@ LESSONS: dict[str, Lesson] = {
     ),
     "net.ipv4.tcp_window_scaling": Lesson(
         "tcp_parse_options", _PARSED,
-        "no listen queue depends on it; off, windows end at 64 KiB", "`ss -tni`: wscale",
+        "no queue depends on it; switched off, it makes the ACKs of cookies that agreed to it be reset",
+        "`ss -tni`: wscale",
     ),
 }  # fmt: skip

@@ -58,6 +58,8 @@ def test_abort_on_overflow_resets_requests_but_neither_syns_nor_cookies() -> Non
         ("tcp_timestamps=0", "SYN with a timestamp, its ACK with an older one"),
         ("tcp_rfc1337=1", "RST for a connection in TIME_WAIT, then data"),
         ("tcp_fastopen=0x203", "SYN with data that asks for a Fast Open cookie"),
+        ("tcp_sack=0", "SYN answered with a cookie, then the settings are changed, then its ACK"),
+        ("tcp_window_scaling=0", "SYN answered with a cookie, then the settings are changed, then its ACK"),
     ],
 )
 def test_a_setting_makes_a_difference_on_old_and_new_kernels(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
+from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.clock import NS, TickClock, WindowClock
 from backlogtrace.kernel.cookies import CookieJar, mss_index
 from backlogtrace.kernel.profiles import DEFAULT
-from tests.kernel.build import MS, SERVER, START, ack, client, server_isn, syn
+from tests.kernel.build import MS, SERVER, START, Server, ack, client, server_isn, syn
+
+if TYPE_CHECKING:
+    from backlogtrace.kernel.outcome import Outcome
 
 KEY = client(1) + SERVER
 
@@ -158,3 +164,21 @@ def test_cookies_of_the_last_minutes_only_are_kept() -> None:
     cookies.send(client(2) + SERVER, syn(2, 241_000))
     assert cookies.verify(KEY, ack(1, 241_001)) == "invalid"
     assert cookies.verify(client(2) + SERVER, ack(2, 241_001, seq=2001)) == "valid"
+
+
+@pytest.mark.parametrize("option", ["tcp_sack", "tcp_window_scaling"])
+@pytest.mark.parametrize(("stamped", "outcome"), [(True, out.RST_COOKIE_OPTION), (False, out.COOKIE_VALID)])
+def test_an_option_that_the_cookie_agreed_to_must_still_be_on(
+    option: str, stamped: bool, outcome: Outcome
+) -> None:
+    """The timestamp of the ACK brings the options back; without one there are none."""
+    server = Server(tcp_syncookies=2)
+    server.receive(syn(tsval=1, sack_ok=True, wscale=7), tsval=50)
+    server.stack.settings.set(f"net.ipv4.{option}", 0)
+    assert server.receive(ack(at=10, tsval=2 if stamped else -1, tsecr=50 if stamped else -1)) is outcome
+
+
+def test_an_option_that_was_off_already_does_not_matter() -> None:
+    server = Server(tcp_syncookies=2, tcp_sack=0)
+    server.receive(syn(tsval=1, sack_ok=True), tsval=50)
+    assert server.receive(ack(at=10, tsval=2, tsecr=50)) is out.COOKIE_VALID
