@@ -13,7 +13,7 @@ import click
 from backlogtrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backlogtrace.kernel.profile import Profile
     from backlogtrace.replay import Options
@@ -134,13 +134,13 @@ def find_kernel(text: str) -> tuple[Profile, str]:
         raise UsageError(str(error)) from None
 
 
-def parse_fail_on(texts: tuple[str, ...]) -> frozenset[str]:
-    """The conditions of `--fail-on dropped,overflow`, given once or several times.
+def parse_fail_on(texts: tuple[str, ...], known: Sequence[str] = FAIL_CONDITIONS) -> frozenset[str]:
+    """The words of `--fail-on dropped,overflow`, given once or several times.
 
-    Raises UsageError for a word that is no condition.
+    Raises UsageError for a word that is not among the `known`.
     """
     chosen = [word.strip() for text in texts for word in text.split(",")]
     for word in chosen:
-        if word not in FAIL_CONDITIONS:
-            raise UsageError(f"--fail-on {word!r}: use {', '.join(FAIL_CONDITIONS)}, separated by commas")
+        if word not in known:
+            raise UsageError(f"--fail-on {word!r}: use {', '.join(known)}, separated by commas")
     return frozenset(chosen)
