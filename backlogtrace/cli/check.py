@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from backlogtrace.cli.app import CONTEXT
+from backlogtrace.cli.completion import files, folders, listed
 from backlogtrace.cli.differences import ANY, KINDS, NEVER
 from backlogtrace.cli.options import parse_fail_on
 from backlogtrace.errors import UsageError
@@ -30,15 +31,18 @@ _SPELT_OUT = 5
 
 
 @click.command(context_settings=CONTEXT, short_help="Compare fixtures with what analyze prints (CI).")
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", shell_complete=folders)
 @click.option("--update", is_flag=True, help="Write what analyze prints now to expected.jsonl.")
 @click.option(
     "--fail-on",
     multiple=True,
     metavar="LIST",
+    shell_complete=listed((*KINDS, ANY, NEVER)),
     help=f"Differences that make the exit code 1: {', '.join(KINDS)}; any or never. [default: any]",
 )
-@click.option("--junit", "junit_file", metavar="FILE", help="Write a JUnit XML report to FILE.")
+@click.option(
+    "--junit", "junit_file", metavar="FILE", shell_complete=files, help="Write a JUnit XML report to FILE."
+)
 @click.option("--github", is_flag=True, help="Print ::error lines for GitHub Actions (::warning: left out).")
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 256), metavar="N", help="Processes [default: one per CPU]."

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from backlogtrace.cli.completion import files, kernels
 from backlogtrace.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 FAIL_CONDITIONS = ("dropped", "overflow", "rst", "cookie", "mismatch")
 
 KERNEL = click.option(
-    "--kernel", metavar="VERSION", help="Family (5.10), distribution (rhel7) or `uname -r`."
-)
+    "--kernel", metavar="VERSION", shell_complete=kernels,
+    help="Family (5.10), distribution (rhel7) or `uname -r`.",
+)  # fmt: skip
 _MODEL = (
     click.option(
-        "--host", "host_file", metavar="FILE",
+        "--host", "host_file", metavar="FILE", shell_complete=files,
         help="What the capture cannot show: kernel, sysctls, listeners, accept() times (JSON).",
     ),
     KERNEL,
@@ -57,7 +59,9 @@ _MODEL = (
 )  # fmt: skip
 
 
-OUTPUT = click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all.")
+OUTPUT = click.option(
+    "-o", "--output", metavar="FILE", shell_complete=files, help="Write to FILE, whole or not at all."
+)
 ALL_PACKETS = click.option(
     "--all", "all_packets", is_flag=True, help="Every packet, also those of established connections."
 )
