@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -17,7 +18,7 @@ from backlogtrace.cli.ci import github, junit, message
 from backlogtrace.cli.differences import KINDS, Difference
 from backlogtrace.cli.fixtures import Result, find
 from backlogtrace.errors import UsageError
-from tests.cli.conftest import pcap
+from tests.cli.conftest import ROOT, pcap
 
 if TYPE_CHECKING:
     from click.testing import Result as Outcome
@@ -315,6 +316,27 @@ def test_jobs_do_not_change_the_result(fixture: Path) -> None:
     assert one.return_value == two.return_value == 0
 
 
+def test_jobs_do_not_change_what_is_said_of_differences(fixture: Path) -> None:
+    lines = (fixture / "expected.jsonl").read_text().splitlines(keepends=True)
+    wrong = [
+        lines[1:],
+        lines[:-1],
+        ["{\n", *lines[1:]],
+        ["null\n"],
+        [line.replace("S", "A") for line in lines],
+    ]
+    for number, changed in enumerate(wrong):
+        copy = shutil.copytree(fixture, fixture.parent / f"copy-{number}")
+        (copy / "expected.jsonl").write_text("".join(changed))
+    one, two = (
+        CliRunner().invoke(app, ["check", "-j", jobs, str(fixture.parent)], standalone_mode=False)
+        for jobs in "12"
+    )
+    assert one.return_value == two.return_value == 1
+    assert "5 failed" in one.output
+    assert one.output == two.output
+
+
 def test_junit_and_github(fixture: Path) -> None:
     expected = fixture / "expected.jsonl"
     expected.write_text(expected.read_text().replace('"dropped"', '"queued"'))
@@ -446,6 +468,18 @@ def test_github_points_at_the_file_that_is_contradicted(fixture: Path) -> None:
     expected.write_text(sound)
     (place / "truth.jsonl").write_text(json.dumps(TRUTH[0] | {"syn_queue": 5}) + "\n")
     assert f"::error file={place / 'truth.jsonl'},title=" in check(place, "--github").output
+
+
+def test_the_readme_has_a_workflow_that_runs_and_all_kinds() -> None:
+    text = (ROOT / "README.md").read_text("utf-8").partition("\n## check: ")[2].partition("\n## ")[0]
+    (line,) = re.findall(r"- run: backlogtrace check (.+)", text)
+    command = app.get_command(click.Context(app), "check")
+    assert command is not None
+    given = command.make_context("check", line.split()).params
+    assert (given["paths"], given["github"], given["junit_file"]) == (("fixtures",), True, "report.xml")
+    assert f"path: {given['junit_file']}\n" in text
+    kinds = re.findall(r"^\| `([^|]+)` \|", text, re.MULTILINE)
+    assert kinds == [*KINDS, "any`, `never"]
 
 
 def test_github_shows_ten_and_counts_the_rest() -> None:
