@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | accuracy | fixtures | lock | clean; everything happens in .venv and build/
+# make demo | test | lint | bench | accuracy | fixtures | man | lock | clean; everything happens in .venv and build/
 
 PYTHON ?= python3
 FIXTURE ?= fixtures/seed_documents-0001
@@ -9,7 +9,7 @@ BIN := .venv/bin
 # Python compiles what it imports; compiling all of it first takes as long as everything else.
 PIP_FLAGS := --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test lint bench accuracy fixtures lock clean
+.PHONY: demo test lint bench accuracy fixtures man lock clean
 
 demo: .venv/stamp
 	$(BIN)/backlogtrace analyze $(DEMO_FLAGS) --host $(FIXTURE)/host.json $(wildcard $(FIXTURE)/capture.*)
@@ -34,6 +34,10 @@ accuracy: .venv/stamp
 fixtures: .venv/stamp
 	$(BIN)/python fixtures/make.py
 	$(BIN)/backlogtrace check --update
+
+# The manual page, from the texts of --help
+man: .venv/stamp
+	$(BIN)/python tools/manpage.py man/backlogtrace.1
 
 # Needs uv. The lock names versions and hashes, no place to download from: that is for pip's settings.
 lock:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backlogtrace.cli.app import CONTEXT, fail
+from backlogtrace.cli.completion import files, listed
 from backlogtrace.cli.options import (
     ALL_PACKETS,
     FAIL_CONDITIONS,
@@ -38,7 +39,7 @@ _LIMIT = 40
 
 
 @click.command(context_settings=CONTEXT, short_help="Explain every packet of a capture: the main job.")
-@click.argument("captures", nargs=-1, required=True, metavar="CAPTURE...")
+@click.argument("captures", nargs=-1, required=True, metavar="CAPTURE...", shell_complete=files)
 @model_options
 @click.option(
     "-T",
@@ -61,6 +62,7 @@ _LIMIT = 40
     "--fail-on",
     multiple=True,
     metavar="LIST",
+    shell_complete=listed(FAIL_CONDITIONS),
     help=f"Exit with 1 when one of these happened: {', '.join(FAIL_CONDITIONS)}.",
 )
 @click.option("--strict", is_flag=True, help="Exit with 4 when the evidence is not enough for a firm answer.")

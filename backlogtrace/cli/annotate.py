@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backlogtrace.cli.app import CONTEXT, fail
+from backlogtrace.cli.completion import files
 from backlogtrace.cli.options import ALL_PACKETS, input_files, model_options, parse_model
 from backlogtrace.errors import CaptureError, UsageError
 
@@ -29,16 +30,22 @@ _COPY = 1 << 20
 
 
 @click.command(context_settings=CONTEXT, short_help="Write a capture with the decisions as comments.")
-@click.argument("captures", nargs=-1, required=True, metavar="CAPTURE")
+@click.argument("captures", nargs=-1, required=True, metavar="CAPTURE", shell_complete=files)
 @model_options
 @click.option(
     "-o",
     "--output",
     metavar="FILE",
+    shell_complete=files,
     help="The pcapng file to write, whole or not at all; compressed if it ends in .gz "
     "[default: standard output, if no terminal].",
 )
-@click.option("--colors", metavar="FILE", help="Write colouring rules for the comments to FILE, too.")
+@click.option(
+    "--colors",
+    metavar="FILE",
+    shell_complete=files,
+    help="Write colouring rules for the comments to FILE, too.",
+)
 @ALL_PACKETS
 def annotate(captures: tuple[str, ...], **values: Any) -> int:  # fmt: skip
     """Write CAPTURE as pcapng with a comment on every packet that was judged.

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from backlogtrace.cli.app import CONTEXT
+from backlogtrace.cli.completion import files, folders, listed
+from backlogtrace.cli.differences import ANY, KINDS, NEVER
+from backlogtrace.cli.options import parse_fail_on
+from backlogtrace.errors import UsageError
 from backlogtrace.report.safe import safe
+from backlogtrace.report.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,13 +26,24 @@ if TYPE_CHECKING:
 
 _SHOWN = 30
 _CELL = 44
+_SPELT_OUT = 5
+"""Fixtures whose first difference is shown in words: the others are in the table."""
 
 
 @click.command(context_settings=CONTEXT, short_help="Compare fixtures with what analyze prints (CI).")
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, metavar="[PATH]...", shell_complete=folders)
 @click.option("--update", is_flag=True, help="Write what analyze prints now to expected.jsonl.")
-@click.option("--junit", "junit_file", metavar="FILE", help="Write a JUnit XML report to FILE.")
-@click.option("--github", is_flag=True, help="Print ::error lines for GitHub Actions.")
+@click.option(
+    "--fail-on",
+    multiple=True,
+    metavar="LIST",
+    shell_complete=listed((*KINDS, ANY, NEVER)),
+    help=f"Differences that make the exit code 1: {', '.join(KINDS)}; any or never. [default: any]",
+)
+@click.option(
+    "--junit", "junit_file", metavar="FILE", shell_complete=files, help="Write a JUnit XML report to FILE."
+)
+@click.option("--github", is_flag=True, help="Print ::error lines for GitHub Actions (::warning: left out).")
 @click.option(
     "-j", "--jobs", type=click.IntRange(1, 256), metavar="N", help="Processes [default: one per CPU]."
 )
@@ -35,6 +51,7 @@ def check(
     paths: tuple[str, ...],
     *,
     update: bool,
+    fail_on: tuple[str, ...],
     junit_file: str | None,
     github: bool,
     jobs: int | None,
@@ -43,13 +60,17 @@ def check(
 
     Runs every folder below the PATHs (default: fixtures) that holds a capture. A folder with
     expected.jsonl is compared row by row with `analyze -T jsonl`; one with truth.jsonl with what a real
-    kernel did. Exits with 1 when something differs, with 3 when a capture cannot be read.
+    kernel did. Exits with 1 when something differs that --fail-on does not leave out, or a fixture cannot
+    be compared; with 3 when a capture cannot be read.
     """
     from backlogtrace.cli.fixtures import find, run_all
     from backlogtrace.cli.output import opened
 
+    chosen = _parse_fail_on(fail_on)
     found = find(paths or ("fixtures",))
     results = list(run_all(found, jobs or os.cpu_count() or 1, update=update))
+    for result in results:
+        result.fail_on = chosen
     _print(results, update=update)
     if junit_file is not None:
         from backlogtrace.cli.ci import junit
@@ -65,38 +86,84 @@ def check(
     return 1 if any(result.failed for result in results) else 0
 
 
+def _parse_fail_on(texts: tuple[str, ...]) -> frozenset[str]:
+    """The kinds of difference that are failures; raises UsageError for an unknown word."""
+    chosen = parse_fail_on(texts or (ANY,), (*KINDS, ANY, NEVER))
+    if NEVER in chosen and len(chosen) > 1:
+        raise UsageError(f"--fail-on {NEVER} leaves everything out: give it alone")
+    return frozenset(KINDS) if ANY in chosen else chosen & frozenset(KINDS)
+
+
 def _print(results: Sequence[Result], *, update: bool) -> None:
     failed = [result for result in results if result.failed]
-    if failed:
-        rows = [("fixture", "where", "expected", "got")]
-        rows += [_failure(result) for result in failed[:_SHOWN]]
-        _table(rows)
-        if len(failed) > _SHOWN:
-            click.echo(f"... and {len(failed) - _SHOWN} more fixtures")
-        click.echo()
+    tolerated = [result for result in results if result.differs and not result.failed]
+    if failed or tolerated:
+        _overview([*failed, *tolerated])
+        _spell_out([result for result in failed if not result.error])
     truth = [result for result in results if result.layout == "truth"]
     if truth:
         _scores(truth)
     packets = sum(result.packets for result in results)
-    click.echo(f"{len(results)} fixtures, {packets:,} packets compared: {len(failed) or 'none'} failed")
+    click.echo(
+        f"{len(results)} fixtures, {packets:,} packets compared: {len(failed) or 'none'} failed"
+        + (f", {len(tolerated)} differ in what --fail-on leaves out" if tolerated else "")
+    )
     if update:
         for result in results:
             if result.updated:
                 click.echo(f"updated {safe(str(result.folder / 'expected.jsonl'))}")
 
 
-def _failure(result: Result) -> tuple[str, str, str, str]:
+def _overview(differing: Sequence[Result]) -> None:
+    rows = [("fixture", "where", "expected", "got")]
+    rows += [_row(result) for result in differing[:_SHOWN]]
+    _table(rows)
+    if len(differing) > _SHOWN:
+        click.echo(f"... and {len(differing) - _SHOWN} more fixtures")
+    click.echo()
+
+
+def _row(result: Result) -> tuple[str, str, str, str]:
     name = safe(_name(result.folder))
     if result.error:
         return name, safe(result.error, 300), "", ""
-    first = result.differences[0]
-    more = result.count - result.explained - 1
-    where = first.where + (f" (+{more} more)" if more else "")
+    first = result.first
+    where = first.where + (f" (+{result.more} more)" if result.more else "")
+    if not result.failed:
+        where += " (left out)"
     return name, safe(where), safe(first.expected, _CELL), safe(first.actual, _CELL)
 
 
+def _spell_out(differing: Sequence[Result]) -> None:
+    """The first difference of the first few fixtures, with all that differs there."""
+    from backlogtrace.report.sidebyside import WIDTH
+
+    for result in differing[:_SPELT_OUT]:
+        click.echo(f"{safe(_name(result.folder), WIDTH - 1)}:")
+        for line in _in_words(result):
+            click.echo(line)
+        if result.more:
+            click.echo(f"... and {count(result.more, 'more difference')}")
+        click.echo()
+    if len(differing) > _SPELT_OUT:
+        click.echo(f"... and {count(len(differing) - _SPELT_OUT, 'more fixture')} not spelt out")
+        click.echo()
+
+
+def _in_words(result: Result) -> list[str]:
+    from backlogtrace.report.sidebyside import fact, side_by_side
+
+    first = result.first
+    if first.fact is not None:
+        frame, field, kernel, model = first.fact
+        return fact(frame, field, (kernel, model), ("kernel", "model"))
+    if first.rows is not None:
+        return side_by_side(*first.rows, ("expected", "got"), result.start_ns)
+    return [f"line {first.line} of expected.jsonl is no row"]
+
+
 def _name(folder: Path) -> str:
-    return f"{folder.parent.name}/{folder.name}"
+    return "/".join(filter(None, (folder.parent.name, folder.name)))
 
 
 def _scores(results: Sequence[Result]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from backlogtrace.cli.app import CONTEXT
+from backlogtrace.cli.completion import files, topics
 from backlogtrace.cli.options import KERNEL, find_kernel, input_files
 from backlogtrace.cli.pages import output_options, write_page
 from backlogtrace.errors import UsageError
@@ -28,9 +29,11 @@ _ALL_PACKETS = 200_000
 
 
 @click.command(context_settings=CONTEXT, short_help="Show what a setting does, or what a word means.")
-@click.argument("topic", required=False, metavar="[TOPIC|CAPTURE]")
+@click.argument("topic", required=False, metavar="[TOPIC|CAPTURE]", shell_complete=topics)
 @click.option("--frame", type=click.IntRange(1), metavar="N", help="Explain packet N of CAPTURE.")
-@click.option("--host", "host_file", metavar="FILE", help="Host file of CAPTURE, as for analyze.")
+@click.option(
+    "--host", "host_file", metavar="FILE", shell_complete=files, help="Host file of CAPTURE, as for analyze."
+)
 @click.option(
     "--sysctl", "sysctls", multiple=True, metavar="NAME=VALUE",
     help="Setting to try, short or full name; repeatable.",

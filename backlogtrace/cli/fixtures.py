@@ -11,36 +11,25 @@ import io
 import itertools
 import json
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from backlogtrace.cli.differences import ABSENT, KINDS, Difference, broken_line, compare_rows, wrong_fact
 from backlogtrace.errors import BacklogtraceError, CaptureError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from backlogtrace.replay.rows import Header
+
 Layout = Literal["expected", "truth"]
 _DIFFERENCES_KEPT = 10
-_SHORT = 300
-_ABSENT = object()
-"""Stands for a row that expected.jsonl does not have."""
 _SUFFIXES = (".pcap", ".pcapng")
 _COMPRESSIONS = ("", ".gz", ".zst", ".lz4")
 CAPTURE_NAMES = frozenset(f"capture{suffix}{packed}" for suffix in _SUFFIXES for packed in _COMPRESSIONS)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One place where a fixture is not as expected."""
-
-    where: str
-    """`line 12, frame 15: decision`."""
-    expected: str
-    actual: str
-    line: int | None = None
-    """Line of expected.jsonl."""
 
 
 @dataclass(slots=True)
@@ -56,17 +45,51 @@ class Result:
     explained: int = 0
     """Differences with a known explanation (truth layout); they are no failures."""
     differences: list[Difference] = field(default_factory=list)
-    """The first few that are failures."""
+    """The first few that are not explained."""
+    firsts: dict[str, Difference] = field(default_factory=dict)
+    """Kind of difference -> the first one, in the order they were found."""
+    fail_on: frozenset[str] = frozenset(KINDS)
+    """The kinds of difference that are failures."""
+    start_ns: int | None = None
+    """Time of the first packet."""
+    seconds: float = 0.0
+    """How long it took."""
     error: str = ""
-    """Why it could not be run."""
+    """Why it could not be compared."""
     unreadable: bool = False
     """Whether that was the capture's fault."""
+    skipped: str = ""
+    """Why there was nothing to compare."""
     updated: bool = False
 
     @property
+    def differs(self) -> bool:
+        """Whether the fixture is not as expected, whoever minds."""
+        return self.count > self.explained
+
+    @property
     def failed(self) -> bool:
-        """Whether the fixture is not as it should be."""
-        return bool(self.error) or self.count > self.explained
+        """Whether the fixture is not as it should be. One that cannot be compared never is."""
+        return bool(self.error) or not self.fail_on.isdisjoint(self.firsts)
+
+    @property
+    def first(self) -> Difference:
+        """The difference to show: the first that is a failure, else the first."""
+        chosen = (item for kind, item in self.firsts.items() if kind in self.fail_on)
+        return next(chosen, self.differences[0])
+
+    @property
+    def more(self) -> int:
+        """Differences that nothing explains, besides the one to show."""
+        return self.count - self.explained - 1
+
+    def add(self, difference: Difference) -> None:
+        """Count a difference that nothing explains."""
+        self.count += 1
+        if len(self.differences) < _DIFFERENCES_KEPT:
+            self.differences.append(difference)
+        for kind in sorted(difference.kinds):
+            self.firsts.setdefault(kind, difference)
 
 
 def find(paths: Sequence[str]) -> list[tuple[Path, Layout]]:
@@ -111,6 +134,7 @@ def run(fixture: tuple[Path, Layout], update: bool) -> Result:
     """Run one fixture; errors of the fixture are part of the result."""
     folder, layout = fixture
     result = Result(folder, layout)
+    begin = time.perf_counter()
     try:
         if layout == "truth":
             _compare_truth(result)
@@ -120,11 +144,14 @@ def run(fixture: tuple[Path, Layout], update: bool) -> Result:
         result.error, result.unreadable = str(error), True
     except (BacklogtraceError, OSError) as error:
         result.error = str(error)
+    result.seconds = time.perf_counter() - begin
+    if not (result.packets or result.skipped or result.failed):
+        result.skipped = "no packet to compare"
     return result
 
 
-def output_of(folder: Path) -> tuple[str, list[str]]:
-    """What `analyze -T jsonl` prints for the capture in `folder` with its host file and what went wrong.
+def _output(folder: Path) -> tuple[str, Header]:
+    """What `analyze -T jsonl` prints for the capture in `folder` with its host file, and the header.
 
     Raises CaptureError when the capture cannot be read, UsageError when there is not exactly one.
     """
@@ -144,23 +171,24 @@ def output_of(folder: Path) -> tuple[str, list[str]]:
     with open_capture(captures, ports=served_ports(host)) as capture:
         analysis = analyze(capture, host, Options())
         write_jsonl(analysis, out)
-        problems = list(capture.info.problems)
-    return out.getvalue(), problems
+    return out.getvalue(), analysis.header
 
 
 def _compare_expected(result: Result, *, update: bool) -> None:
-    text, problems = output_of(result.folder)
+    text, header = _output(result.folder)
     path = result.folder / "expected.jsonl"
     if update:
         result.packets = result.packets or text.count('"type":"packet"')
-        if problems:
-            raise CaptureError(f"{problems[0]}; expected.jsonl was left as it is")
+        if header.problems:
+            raise CaptureError(f"{header.problems[0]}; expected.jsonl was left as it is")
         if not path.exists() or path.read_bytes() != text.encode():
             from backlogtrace.cli.output import opened
 
             with opened(str(path), ()) as out:
                 out.write(text)
             result.updated = True
+        if result.layout == "expected":
+            result.skipped = "expected.jsonl was written, not compared"
         return
     if not path.exists():
         raise UsageError(
@@ -172,12 +200,31 @@ def _compare_expected(result: Result, *, update: bool) -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: byte {error.start} is not UTF-8; write it anew with --update") from None
-    for number, expected, got in _aligned([_parsed(line) for line in lines], actual):
-        difference = _compare_row(number, expected, got)
+    rows = [_parsed(line) for line in lines]
+    _check_version(path, rows)
+    result.start_ns = header.first_ns
+    for number, expected, got in _aligned(rows, actual):
+        if isinstance(expected, ValueError):
+            result.add(broken_line(number, expected, got))
+            continue
+        difference = compare_rows(number, expected, got)
         if difference is not None:
-            result.count += 1
-            if len(result.differences) < _DIFFERENCES_KEPT:
-                result.differences.append(difference)
+            result.add(difference)
+
+
+def _check_version(path: Path, rows: Sequence[object]) -> None:
+    """Another version of the format says everything otherwise: its rows are not worth a comparison."""
+    from backlogtrace.report.jsonl import SCHEMA_VERSION
+
+    header = rows[0] if rows else None
+    if not isinstance(header, dict) or header.get("type") != "header":
+        return
+    version = str(header.get("schema_version", SCHEMA_VERSION))
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path}: written with schema version {version}, this is {SCHEMA_VERSION}: "
+            "run `backlogtrace check --update`"
+        )
 
 
 def _parsed(line: str) -> object:
@@ -191,7 +238,7 @@ def _parsed(line: str) -> object:
 def _aligned(
     expected: Sequence[object], actual: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[int, object, dict[str, Any] | None]]:
-    """Line numbers and rows of expected.jsonl (or _ABSENT) beside those that mean the same packet or event.
+    """Line numbers and rows of expected.jsonl (or ABSENT) beside those that mean the same packet or event.
 
     A row too many or too few is one difference, whatever follows it.
     """
@@ -200,7 +247,7 @@ def _aligned(
     for _, first, end, its_first, its_end in matcher.get_opcodes():
         for offset in range(max(end - first, its_end - its_first)):
             mine, its = first + offset, its_first + offset
-            row = expected[mine] if mine < end else _ABSENT
+            row = expected[mine] if mine < end else ABSENT
             yield max(1, min(mine + 1, len(expected))), row, actual[its] if its < its_end else None
 
 
@@ -211,48 +258,14 @@ def _identity(row: object) -> tuple[str, ...]:
     return tuple(str(row.get(key)) for key in keys)
 
 
-def _compare_row(number: int, expected: object, actual: dict[str, Any] | None) -> Difference | None:
-    where = f"line {number}"
-    if expected is _ABSENT:
-        return Difference(where, "no such row", _short(actual), number)
-    if isinstance(expected, ValueError):
-        return Difference(where, f"not JSON ({expected})", _short(actual), number)
-    if expected == actual:
-        return None
-    if actual is None:
-        return Difference(where, _short(expected), "no such row", number)
-    if not isinstance(expected, dict) or expected.get("type") != actual["type"]:
-        return Difference(where, _short(expected), _short(actual), number)
-    keys = [key for key in expected | actual if expected.get(key) != actual.get(key)]
-    # Rows that differ in nearly everything are different rows; their own words say more than a key does.
-    frame = f", frame {actual['frame']}" if "frame" in actual else ""
-    missing = object()
-    sides = [
-        " ".join(f"{key}={_short(row[key])}" for key in keys if row.get(key, missing) is not missing)
-        for row in (expected, actual)
-    ]
-    return Difference(f"{where}{frame}: {', '.join(keys)}", sides[0], sides[1], number)
-
-
 def _compare_truth(result: Result) -> None:
     from backlogtrace.replay.truth import compare_scenario
 
     comparison = compare_scenario(result.folder)
     result.packets = comparison.frames
-    for difference in comparison.differences:
-        result.count += 1
-        if difference.explanation is not None:
+    for one in comparison.differences:
+        if one.explanation is not None:
+            result.count += 1
             result.explained += 1
-        elif len(result.differences) < _DIFFERENCES_KEPT:
-            result.differences.append(
-                Difference(
-                    f"frame {difference.frame}: {difference.field}",
-                    _short(difference.expected),
-                    _short(difference.actual),
-                )
-            )
-
-
-def _short(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
-    return text if len(text) <= _SHORT else f"{text[: _SHORT - 3]}..."
+        else:
+            result.add(wrong_fact(one.frame, one.field, one.expected, one.actual))

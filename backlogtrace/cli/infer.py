@@ -10,12 +10,13 @@ from typing import Any
 import click
 
 from backlogtrace.cli.app import CONTEXT, fail
+from backlogtrace.cli.completion import files
 from backlogtrace.cli.options import input_files, model_options, parse_model
 from backlogtrace.cli.pages import output_options, write_page
 
 
 @click.command(context_settings=CONTEXT, short_help="Work out kernel, backlog and settings from a capture.")
-@click.argument("captures", nargs=-1, required=True, metavar="CAPTURE...")
+@click.argument("captures", nargs=-1, required=True, metavar="CAPTURE...", shell_complete=files)
 @model_options
 @output_options(
     click.option("--strict", is_flag=True, help="Exit with 4 when the best explanation has contradictions.")

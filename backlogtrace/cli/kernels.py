@@ -10,16 +10,18 @@ from typing import Any
 import click
 
 from backlogtrace.cli.app import CONTEXT
+from backlogtrace.cli.completion import kernels as names
 from backlogtrace.cli.options import find_kernel
 from backlogtrace.cli.pages import output_options, write_page
 from backlogtrace.errors import UsageError
 
 
 @click.command(context_settings=CONTEXT, short_help="List the modelled kernels and what changed between.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=names)
 @click.option(
-    "--diff", nargs=2, metavar="NAME NAME", help="What the second kernel does differently, and since when."
-)
+    "--diff", nargs=2, metavar="NAME NAME", shell_complete=names,
+    help="What the second kernel does differently, and since when.",
+)  # fmt: skip
 @output_options()
 def kernels(name: str | None, diff: tuple[str, str] | None, **values: Any) -> None:
     """List the modelled kernels, show one with all its changes, or compare two.

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from backlogtrace.cli.completion import files, kernels
 from backlogtrace.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from backlogtrace.kernel.profile import Profile
     from backlogtrace.replay import Options
@@ -24,11 +25,12 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 FAIL_CONDITIONS = ("dropped", "overflow", "rst", "cookie", "mismatch")
 
 KERNEL = click.option(
-    "--kernel", metavar="VERSION", help="Family (5.10), distribution (rhel7) or `uname -r`."
-)
+    "--kernel", metavar="VERSION", shell_complete=kernels,
+    help="Family (5.10), distribution (rhel7) or `uname -r`.",
+)  # fmt: skip
 _MODEL = (
     click.option(
-        "--host", "host_file", metavar="FILE",
+        "--host", "host_file", metavar="FILE", shell_complete=files,
         help="What the capture cannot show: kernel, sysctls, listeners, accept() times (JSON).",
     ),
     KERNEL,
@@ -57,7 +59,9 @@ _MODEL = (
 )  # fmt: skip
 
 
-OUTPUT = click.option("-o", "--output", metavar="FILE", help="Write to FILE, whole or not at all.")
+OUTPUT = click.option(
+    "-o", "--output", metavar="FILE", shell_complete=files, help="Write to FILE, whole or not at all."
+)
 ALL_PACKETS = click.option(
     "--all", "all_packets", is_flag=True, help="Every packet, also those of established connections."
 )
@@ -134,13 +138,13 @@ def find_kernel(text: str) -> tuple[Profile, str]:
         raise UsageError(str(error)) from None
 
 
-def parse_fail_on(texts: tuple[str, ...]) -> frozenset[str]:
-    """The conditions of `--fail-on dropped,overflow`, given once or several times.
+def parse_fail_on(texts: tuple[str, ...], known: Sequence[str] = FAIL_CONDITIONS) -> frozenset[str]:
+    """The words of `--fail-on dropped,overflow`, given once or several times.
 
-    Raises UsageError for a word that is no condition.
+    Raises UsageError for a word that is not among the `known`.
     """
     chosen = [word.strip() for text in texts for word in text.split(",")]
     for word in chosen:
-        if word not in FAIL_CONDITIONS:
-            raise UsageError(f"--fail-on {word!r}: use {', '.join(FAIL_CONDITIONS)}, separated by commas")
+        if word not in known:
+            raise UsageError(f"--fail-on {word!r}: use {', '.join(known)}, separated by commas")
     return frozenset(chosen)

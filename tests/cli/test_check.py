@@ -9,20 +9,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from backlogtrace.cli.app import app
 from backlogtrace.cli.ci import github, junit, message
-from backlogtrace.cli.fixtures import Difference, Result, find
+from backlogtrace.cli.differences import KINDS, Difference
+from backlogtrace.cli.fixtures import Result, find
 from backlogtrace.errors import UsageError
+from tests.cli.conftest import ROOT, pcap
 
 if TYPE_CHECKING:
     from click.testing import Result as Outcome
 
 
+WAITING = '"queued","reason":"new_request"'
+
+
 def check(*arguments: str | Path) -> Outcome:
     return CliRunner().invoke(app, ["check", "-j", "1", *map(str, arguments)], standalone_mode=False)
+
+
+def check_raising(*arguments: str | Path) -> None:
+    """Like check(), where what is raised is the point."""
+    result = check(*arguments)
+    assert result.exception is not None
+    raise result.exception
 
 
 @pytest.fixture
@@ -118,6 +131,140 @@ def test_the_first_difference_is_shown_side_by_side(fixture: Path) -> None:
     assert "1 failed" in result.output
 
 
+def test_the_first_difference_is_told_in_words(fixture: Path) -> None:
+    expected = fixture / "expected.jsonl"
+    expected.write_text(expected.read_text().replace('"dropped","reason":"accept_queue_full"', WAITING))
+    output = check(fixture).output
+    assert output[output.index("fixtures/overflow:\n") :].splitlines()[:-2] == [
+        "fixtures/overflow:",
+        "frame 7 at 0.020000 s, 10.9.0.2:4003 to 10.9.0.1:80, flags S",
+        "expected  queued: SYN-ACK sent, request waits for the client's ACK",
+        "got       dropped: accept queue full: SYN dropped, the client tries again",
+        "",
+        "field     expected     got",
+        "decision  queued       dropped",
+        "reason    new_request  accept_queue_full",
+    ]
+
+
+def test_a_few_fixtures_are_spelt_out_and_the_rest_counted(fixture: Path) -> None:
+    expected = fixture / "expected.jsonl"
+    expected.write_text(expected.read_text().replace('"decision":"dropped"', '"decision":"queued"'))
+    for number in range(7):
+        shutil.copytree(fixture, fixture.parent / f"copy-{number}")
+    output = check(fixture.parent).output
+    assert output.count("field     expected  got\n") == 5
+    assert "... and 3 more fixtures not spelt out\n" in output
+    assert "more fixtures\n" not in output
+
+
+def test_a_line_that_is_no_row_is_named(fixture: Path) -> None:
+    (fixture / "expected.jsonl").write_text("null\n")
+    assert "line 1 of expected.jsonl is no row\n" in check(fixture).output
+
+
+def test_an_expectation_of_another_schema_version_says_so_and_nothing_else(fixture: Path) -> None:
+    expected = fixture / "expected.jsonl"
+    expected.write_text(expected.read_text().replace('"schema_version":"1"', '"schema_version":"0"'))
+    result = check(fixture)
+    assert result.return_value == 1
+    assert (
+        f"{expected}: written with schema version 0, this is 1: run `backlogtrace check --update`"
+        in result.output
+    )
+    assert "no such row" not in result.output
+    assert check(fixture, "--update").return_value == 0
+    assert check(fixture).return_value == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kinds"),
+    [
+        ('"decision":"dropped"', '"decision":"queued"', {"decision"}),
+        ('"rule":"listen.accept_queue_full"', '"rule":"x"', {"reason"}),
+        ('"reply":"synack"', '"reply":null', {"reply"}),
+        ('"attempt":0', '"attempt":1', {"reply"}),
+        ('"counters":{"ListenOverflows":1,"ListenDrops":1},"acc', '"counters":{},"acc', {"counters"}),
+        ('"syn_queue":[1,1]', '"syn_queue":[1,2]', {"queues"}),
+        ('"time_ns":1795322240001', '"time_ns":1795322240002', {"timing"}),
+        ('"certainty":"certain"', '"certainty":"likely"', {"certainty"}),
+        ('"mismatches":0', '"mismatches":1', {"mismatch"}),
+        ('"frame":1,', '"frame":999,', {"rows"}),
+        ('"quality":"A"', '"quality":"B"', {"other"}),
+        ('"flags":"S"', '"flags":"A"', {"other"}),
+    ],
+)
+def test_every_difference_has_its_kind(fixture: Path, old: str, new: str, kinds: set[str]) -> None:
+    expected = fixture / "expected.jsonl"
+    assert old in expected.read_text()
+    expected.write_text(expected.read_text().replace(old, new, 1))
+    assert {kind for kind in KINDS if check(fixture, "--fail-on", kind).return_value} == kinds
+
+
+def test_a_mismatch_that_is_new_is_a_row_and_a_mismatch(fixture: Path) -> None:
+    expected = fixture / "expected.jsonl"
+    row = {"type": "mismatch", "frame": 7, "what": "missing_reply", "detail": ""}
+    expected.write_text(expected.read_text() + json.dumps(row) + "\n")
+    failing = {kind for kind in KINDS if check(fixture, "--fail-on", kind).return_value}
+    assert failing == {"rows", "mismatch"}
+
+
+def test_a_line_that_is_not_json_is_a_difference_of_every_kind(fixture: Path) -> None:
+    (fixture / "expected.jsonl").write_text("{\n")
+    assert all(check(fixture, "--fail-on", kind).return_value == 1 for kind in KINDS)
+
+
+def test_what_is_left_out_is_shown_but_fails_nothing(fixture: Path) -> None:
+    expected = fixture / "expected.jsonl"
+    expected.write_text(expected.read_text().replace('"certainty":"certain"', '"certainty":"likely"'))
+    report = fixture / "report.xml"
+    result = check(
+        fixture, "--fail-on", "decision,reason", "--fail-on", "queues", "--github", "--junit", report
+    )
+    assert result.return_value == 0
+    assert "certainty=likely" in result.output
+    assert "(left out)" in result.output
+    assert "none failed, 1 differ in what --fail-on leaves out\n" in result.output
+    assert "::warning file=" in result.output
+    assert "::error" not in result.output
+    suite = ET.parse(report).getroot()[0]  # noqa: S314 - our own
+    assert (suite.get("failures"), suite[0][0].tag) == ("0", "system-out")
+    assert "certainty=likely" in str(suite[0][0].text)
+
+
+def test_the_difference_that_fails_is_shown_before_an_earlier_one_that_does_not(fixture: Path) -> None:
+    expected = fixture / "expected.jsonl"
+    text = expected.read_text().replace('"certainty":"certain"', '"certainty":"likely"', 1)
+    expected.write_text(text.replace('"decision":"dropped"', '"decision":"queued"'))
+    assert "frame 1: certainty (+1 more)" in check(fixture).output
+    output = check(fixture, "--fail-on", "decision").output
+    assert "frame 7: decision (+1 more)" in output
+    assert "... and 1 more difference\n" in output
+
+
+def test_fail_on_never_and_any(fixture: Path) -> None:
+    expected = fixture / "expected.jsonl"
+    text = expected.read_text()
+    expected.write_text(text.replace('"certainty":"certain"', '"certainty":"likely"'))
+    assert check(fixture, "--fail-on", "never").return_value == 0
+    assert check(fixture, "--fail-on", "decision,any").return_value == 1
+    expected.unlink()
+    assert check(fixture, "--fail-on", "never").return_value == 1, "nothing could be compared"
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ("decision,typo", f"--fail-on 'typo': use {', '.join(KINDS)}, any, never, separated by commas"),
+        ("", "--fail-on ''"),
+        ("never,rows", "--fail-on never leaves everything out: give it alone"),
+    ],
+)
+def test_what_fail_on_does_not_know(fixture: Path, given: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        check_raising(fixture, "--fail-on", given)
+
+
 def test_formatting_of_the_expectation_does_not_matter(fixture: Path) -> None:
     expected = fixture / "expected.jsonl"
     rows = [json.loads(line) for line in expected.read_text().splitlines()]
@@ -169,6 +316,27 @@ def test_jobs_do_not_change_the_result(fixture: Path) -> None:
     assert one.return_value == two.return_value == 0
 
 
+def test_jobs_do_not_change_what_is_said_of_differences(fixture: Path) -> None:
+    lines = (fixture / "expected.jsonl").read_text().splitlines(keepends=True)
+    wrong = [
+        lines[1:],
+        lines[:-1],
+        ["{\n", *lines[1:]],
+        ["null\n"],
+        [line.replace("S", "A") for line in lines],
+    ]
+    for number, changed in enumerate(wrong):
+        copy = shutil.copytree(fixture, fixture.parent / f"copy-{number}")
+        (copy / "expected.jsonl").write_text("".join(changed))
+    one, two = (
+        CliRunner().invoke(app, ["check", "-j", jobs, str(fixture.parent)], standalone_mode=False)
+        for jobs in "12"
+    )
+    assert one.return_value == two.return_value == 1
+    assert "5 failed" in one.output
+    assert one.output == two.output
+
+
 def test_junit_and_github(fixture: Path) -> None:
     expected = fixture / "expected.jsonl"
     expected.write_text(expected.read_text().replace('"dropped"', '"queued"'))
@@ -183,8 +351,8 @@ def test_junit_and_github(fixture: Path) -> None:
 
 
 def test_ci_formats_escape_what_they_must() -> None:
-    nasty = Result(Path("a,b:c%"), "expected", count=1)
-    nasty.differences = [Difference("line 1", "<x> & \x1b]]>", 'a\nb "%"', 7)]
+    nasty = Result(Path("a,b:c%"), "expected")
+    nasty.add(Difference("line 1", "<x> & \x1b]]>", 'a\nb "%"', 7))
     root = ET.fromstring(junit([nasty]))  # noqa: S314 - our own
     assert "\\x1b" in str(root[0][0][0].get("message"))
     (line,) = github([nasty])
@@ -193,6 +361,125 @@ def test_ci_formats_escape_what_they_must() -> None:
     )
     assert line.count("\n") == 1
     assert "%25" in line.rpartition("::")[2]
+
+
+JUNIT: dict[str, tuple[set[str], set[str], tuple[str, ...]]] = {
+    "testsuites": (set(), set(), ("testsuite",)),
+    "testsuite": (
+        {"name", "tests"},
+        {"failures", "errors", "skipped", "time"},
+        ("testcase",),
+    ),
+    "testcase": (
+        {"classname", "name", "time"},
+        set(),
+        ("skipped", "error", "failure", "system-out"),
+    ),
+    "skipped": (set(), {"message"}, ()),
+    "error": (set(), {"message", "type"}, ()),
+    "failure": (set(), {"message", "type"}, ()),
+    "system-out": (set(), set(), ()),
+}
+"""Element -> attributes it must have, may have, and its children: what all readers of JUnit XML take."""
+
+
+def test_junit_is_what_its_readers_agree_on() -> None:
+    differing, tolerated = Result(Path("f/differs"), "expected"), Result(Path("f/tolerated"), "expected")
+    for result in (differing, tolerated):
+        result.add(Difference("line 1: flags", "S", "A"))
+    tolerated.fail_on = frozenset({"decision"})
+    results = [
+        Result(Path("f/well"), "expected", packets=1, seconds=1.25),
+        Result(Path("f/empty"), "expected", skipped="no packet to compare", seconds=0.5),
+        Result(Path("f/broken"), "expected", error="x: \x1b", seconds=0.25),
+        differing,
+        tolerated,
+    ]
+    root = ET.fromstring(junit(results))  # noqa: S314 - our own
+    for element in root.iter():
+        must, may, children = JUNIT[element.tag]
+        assert must <= set(element.keys()) <= must | may
+        assert {child.tag for child in element} <= set(children)
+    suite = root[0]
+    counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped", "time")}
+    assert counts == {"tests": "5", "failures": "1", "errors": "1", "skipped": "1", "time": "2.000"}
+    assert [(case.get("name"), case.get("time"), [child.tag for child in case]) for case in suite] == [
+        ("well", "1.250", []),
+        ("empty", "0.500", ["skipped"]),
+        ("broken", "0.250", ["error"]),
+        ("differs", "0.000", ["failure"]),
+        ("tolerated", "0.000", ["system-out"]),
+    ]
+
+
+def test_junit_skips_what_was_not_compared(fixture: Path) -> None:
+    report = fixture.parent / "report.xml"
+
+    def skipped() -> list[str | None]:
+        suite = ET.parse(report).getroot()[0]  # noqa: S314 - our own
+        assert re.fullmatch(r"[0-9]+\.[0-9]{3}", suite.attrib["time"])
+        return [node.get("message") for node in suite.iter("skipped")]
+
+    check(fixture, "--junit", report)
+    assert skipped() == []
+    check(fixture, "--update", "--junit", report)
+    assert skipped() == ["expected.jsonl was written, not compared"]
+    (fixture / "capture.pcap").write_bytes(pcap([]))
+    check(fixture, "--update")
+    assert check(fixture, "--junit", report).return_value == 0
+    assert skipped() == ["no packet to compare"]
+    (fixture / "expected.jsonl").unlink()
+    assert check(fixture, "--junit", report).return_value == 1
+    assert skipped() == [], "a fixture without its expectation is an error"
+
+
+def test_github_names_files_as_the_repository_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = tmp_path / "repository" / "server"
+    work.mkdir(parents=True)
+    monkeypatch.chdir(work)
+
+    def named(folder: Path) -> str:
+        (line,) = github([Result(folder, "expected", error="broken")])
+        return line.removeprefix("::error file=").partition(",title=")[0]
+
+    monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
+    assert named(Path("fixtures/a")) == "fixtures/a/expected.jsonl"
+    assert named(work / "fixtures" / "a") == "fixtures/a/expected.jsonl"
+    assert named(Path("/elsewhere/a")) == "/elsewhere/a/expected.jsonl"
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(tmp_path / "repository"))
+    assert named(Path("fixtures/a")) == "server/fixtures/a/expected.jsonl"
+    assert named(Path("../b/../a")) == "a/expected.jsonl"
+    assert named(tmp_path / "other") == f"{tmp_path}/other/expected.jsonl"
+
+
+def test_github_escapes_what_ends_a_line_or_a_property() -> None:
+    (line,) = github([Result(Path("/x/a\r\nb%,c:d\x1b\udcff"), "expected", error="no: a,b %0A\r\n::error::")])
+    place, _, text = line.removeprefix("::error ").partition("::")
+    assert place == (r"file=/x/a%0D%0Ab%25%2Cc%3Ad\x1b\xff/expected.jsonl,title=a%0D%0Ab%25%2Cc%3Ad\x1b\xff")
+    assert text == "no: a,b %250A\\x0d\\x0a::error::\n"
+
+
+def test_github_points_at_the_file_that_is_contradicted(fixture: Path) -> None:
+    place = write_truth(fixture, TRUTH)
+    expected = place / "expected.jsonl"
+    sound = expected.read_text()
+    expected.write_text(sound.replace('"decision":"dropped"', '"decision":"queued"'))
+    assert f"::error file={expected},line=" in check(place, "--github").output
+    expected.write_text(sound)
+    (place / "truth.jsonl").write_text(json.dumps(TRUTH[0] | {"syn_queue": 5}) + "\n")
+    assert f"::error file={place / 'truth.jsonl'},title=" in check(place, "--github").output
+
+
+def test_the_readme_has_a_workflow_that_runs_and_all_kinds() -> None:
+    text = (ROOT / "README.md").read_text("utf-8").partition("\n## check: ")[2].partition("\n## ")[0]
+    (line,) = re.findall(r"- run: backlogtrace check (.+)", text)
+    command = app.get_command(click.Context(app), "check")
+    assert command is not None
+    given = command.make_context("check", line.split()).params
+    assert (given["paths"], given["github"], given["junit_file"]) == (("fixtures",), True, "report.xml")
+    assert f"path: {given['junit_file']}\n" in text
+    kinds = re.findall(r"^\| `([^|]+)` \|", text, re.MULTILINE)
+    assert kinds == [*KINDS, "any`, `never"]
 
 
 def test_github_shows_ten_and_counts_the_rest() -> None:
@@ -242,12 +529,14 @@ def test_ground_truth_that_differs(fixture: Path) -> None:
     assert result.return_value == 1
     assert "5.10/burst-0000" in result.output
     assert "frame 7: accept_queue" in result.output
+    assert "frame 7\n\nfield         kernel  model\naccept_queue  1       2\n" in result.output
+    assert check(place.parent, "--fail-on", "queues").return_value == 1
+    assert check(place.parent, "--fail-on", "decision,counters").return_value == 0
 
 
 def test_explained_differences_are_no_failure() -> None:
     result = Result(Path("x"), "truth", count=2, explained=2)
     assert not result.failed
-    result.count = 3
-    result.differences = [Difference("frame 1: reply", "rst", "null")]
+    result.add(Difference("frame 1: reply", "rst", "null"))
     assert result.failed
     assert message(result) == "frame 1: reply: expected rst, got null"
