@@ -295,6 +295,11 @@ def test_a_handshake_across_batches_is_not_bundled(tmp_path: Path, monkeypatch: 
     assert not handshakes(bundled(tmp_path, of(ORDINARY)))
 
 
+def test_a_fin_that_is_the_proof_closes_nothing(tmp_path: Path) -> None:
+    (one,) = handshakes(bundled(tmp_path, of([*ORDINARY[:4], *CLOSING[1::2]])))
+    assert (len(one.segments()), one.closed) == (4, False)
+
+
 def test_many_handshakes_are_taken_apart_in_any_order(tmp_path: Path) -> None:
     clients = [(f"10.1.0.{number}", 4000 + number) for number in range(100)]
     path = write(tmp_path / "x.pcap", [(1000, step.data(client)) for step in ORDINARY for client in clients])
@@ -354,6 +359,7 @@ def ordinary(flow: list[Segment], servers: set[bytes]) -> list[Segment]:
     times = [one.time_ns for one in flow]
     if (
         not parts
+        or parts[-1].src != flow[0].dst  # the proof is the server's FIN itself
         or times != sorted(times)
         or [one.flags & (SYN | RST | FIN | ACK) for one in ends] != [FIN | ACK] * 2
         or ends[0].src == ends[1].src
