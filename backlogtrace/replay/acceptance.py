@@ -78,9 +78,9 @@ class Floor:
 
     def lowest(self, now_ns: int) -> int:
         """Connections that it had at least after the packet at `now_ns`: accept() only takes away."""
-        place = bisect_left(self._full, now_ns)
-        if place == len(self._full):
+        if not self._full or self._full[-1] < now_ns:
             return 0
+        place = bisect_left(self._full, now_ns)
         entered = bisect_right(self._born, self._full[place]) - bisect_right(self._born, now_ns)
         return max(0, self._length[place] - entered)
 
@@ -121,16 +121,21 @@ class Acceptance:
 
     def lowest(self, track: Track, now_ns: int, most: int) -> int:
         """The least that the accept queue of a listener can hold at a time when it holds `most` at most."""
-        floors = (self._known_floors.get(track.name), self.floors.get(track.name))
-        return min(most, max((floor.lowest(now_ns) for floor in floors if floor is not None), default=0))
+        if not most:
+            return 0
+        known, proved = self._known_floors.get(track.name), self.floors.get(track.name)
+        least = 0 if known is None else known.lowest(now_ns)
+        return min(most, least if proved is None else max(least, proved.lowest(now_ns)))
 
     def peak(self, track: Track) -> tuple[int, int]:
         """The longest the accept queue of a listener was: proved, and possible."""
         proved = self.floors[track.name].highest if track.name in self.floors else 0
         return proved, max(proved, track.summary.peak_accept_queue[1])
 
-    def _floor(self, key: bytes) -> Floor:
-        name = self._route.of(key).name
+    def _floor(self, end: bytes) -> Floor:
+        track = self._route.find(end)
+        assert track is not None
+        name = track.name
         found = self.floors.get(name)
         if found is None:
             found = self.floors[name] = Floor()
@@ -174,8 +179,7 @@ class Acceptance:
         refused = (full and not room) or room is False
         silent = segment.flags & SYN and segment.time_ns < self._evidence.last_ns - _SILENCE_NS
         if refused and (room is False or silent):
-            floor = self._floor(segment.src + segment.dst)
-            floor.seen_full(segment.time_ns, len(listener.accept_queue))
+            self._floor(segment.dst).seen_full(segment.time_ns, len(listener.accept_queue))
         return refused
 
     def _room_for(
@@ -244,7 +248,7 @@ class Acceptance:
         outcome = self._stack.receive(segment)
         bits = self._evidence.of(segment.frame)
         if outcome.decision in _ENTERS:
-            self._floor(key).entered(segment.time_ns)
+            self._floor(segment.dst).entered(segment.time_ns)
         if bits & FOREIGN and outcome.reply == "rst" and not bits & RST_REPLY:
             return self._foreign(segment, key)
         if segment.flags & (SYN | ACK | RST) == SYN:

@@ -153,8 +153,11 @@ class Analysis:
 
     def _chunks(self) -> Iterator[list[Segment]]:
         # a Handshake begins with a Segment's fields; whoever reads more asks its flags first
+        chunks = cast("Iterator[list[Segment]]", self._capture.chunks())
+        if self.inference is not None and not self._copies.dropped:  # read before: there are none
+            return chunks
         self._copies = Copies()
-        return self._copies.without(cast("Iterator[list[Segment]]", self._capture.chunks()))
+        return self._copies.without(chunks)
 
     def work_out(self) -> Recording:
         """Read the capture and work out what is not known of its host."""

@@ -28,7 +28,8 @@ class Copies:
     def __init__(self) -> None:
         self.dropped = 0
         """Copies left out so far."""
-        self._recent: dict[tuple[object, ...], int] = {}
+        self._recent: dict[tuple[bytes, int, int], Segment] = {}
+        """Last packet of a source with a sequence number and flags."""
         self._found = False
 
     def without(self, chunks: Iterable[list[Segment]]) -> Iterator[list[Segment]]:
@@ -37,27 +38,38 @@ class Copies:
         SYNs and SYN-ACKs tell whether there are any; only then other packets are compared.
         """
         for chunk in chunks:
-            kept = [segment for segment in chunk if not self._is_copy(segment)]
-            yield chunk if len(kept) == len(chunk) else kept
+            copies = self._copies(chunk)
+            if not copies:
+                yield chunk
+                continue
+            self.dropped += len(copies)
+            yield [segment for place, segment in enumerate(chunk) if place not in copies]
 
-    def _is_copy(self, segment: Segment) -> bool:
-        flags = segment.flags
-        if flags & HANDSHAKE or not (flags & SYN or self._found):
-            return False
-        key = (
-            segment.src, segment.dst, segment.seq, segment.ack, flags, segment.length, segment.tsval,
-            segment.tsecr,
-        )  # fmt: skip
-        recent, now = self._recent, segment.time_ns
-        before = recent.get(key)
-        recent[key] = now
-        if before is not None and abs(now - before) <= _COPY_NS:
-            self.dropped += 1
-            self._found = True
-            return True
-        if len(recent) > _REMEMBERED:
-            self._recent = {key: when for key, when in recent.items() if now - when <= _COPY_NS}
-        return False
+    def _copies(self, chunk: list[Segment]) -> set[int]:
+        """Where in a chunk the copies are."""
+        copies: set[int] = set()
+        recent, found = self._recent, self._found
+        for place, segment in enumerate(chunk):
+            flags = segment.flags
+            if flags & HANDSHAKE or not (flags & SYN or found):
+                continue
+            key = (segment.src, segment.seq, flags)
+            before = recent.get(key)
+            recent[key] = segment
+            if before is not None and _same(before, segment):
+                copies.add(place)
+                self._found = found = True
+            elif len(recent) > _REMEMBERED:
+                now = segment.time_ns
+                self._recent = recent = {
+                    key: known for key, known in recent.items() if now - known.time_ns <= _COPY_NS
+                }
+        return copies
+
+
+def _same(before: Segment, segment: Segment) -> bool:
+    """Whether two segments are one packet; but for when and where they were captured, all is alike."""
+    return abs(segment.time_ns - before.time_ns) <= _COPY_NS and before[2:] == segment[2:]
 
 
 @dataclass(slots=True)

@@ -378,7 +378,7 @@ class Replay:
         if outcome.decision == "cookie" and (socket := track.member(expectation.key).socket) is not None:
             socket.cookies.seen(expectation.key, segment.seq)
             reason = "cookie"
-        if journal.wants(outcome.decision):
+        if journal.routine:
             synack = expectation.reply == "synack"
             journal.sent(
                 track,

@@ -114,8 +114,8 @@ def _connections(draw: st.DrawFn) -> list[Segment]:
     wire = Wire()
     for c in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, 40)) * 10.0 + c / 1000  # no two packets at the same time
-        for _ in range(draw(st.integers(1, 3))):
-            isn, theirs = draw(st.integers(0, 9)) * 10_000, draw(st.integers(1, 9)) * 100_000
+        for turn in range(draw(st.integers(1, 3))):  # no ISN twice: the same SYN within 5 ms is a copy
+            isn, theirs = draw(st.integers(0, 9)) * 10_000 + turn, draw(st.integers(1, 9)) * 100_000
             stamp = draw(st.sampled_from([-1, 5, 1000 + round(at)]))
             step = draw(st.sampled_from([1, 5, 300]))
             wire.inbound(SYN, c, at, seq=isn, tsval=stamp)
