@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from backlogtrace.replay import Options, analyze
 from backlogtrace.replay.host import Host, HostListener
 from backlogtrace.replay.rows import PacketRow
 from backlogtrace.segment import ACK, SYN, Segment, endpoint
+from tests.capture.capture_files import RAW, Packet, pcap, pcapng
 from tests.replay.wire import FakeCapture, Wire, replay
 
 if TYPE_CHECKING:
@@ -36,15 +38,28 @@ def segments_of(name: str) -> tuple[Segment, ...]:
     return tuple(segment for segment in items if isinstance(segment, Segment))
 
 
+def packets_of(path: Path) -> list[Packet]:
+    """Of a nanosecond pcap in little-endian order."""
+    data, at, found = path.read_bytes(), 24, []
+    assert data[:4] == bytes.fromhex("4d3cb2a1")
+    while at < len(data):
+        seconds, rest, size, wire = struct.unpack_from("<IIII", data, at)
+        found.append(Packet(data[at + 16 : at + 16 + size], seconds * 1_000_000_000 + rest, wire))
+        at += 16 + size
+    return found
+
+
 def numbered(segments: list[Segment]) -> list[Segment]:
     return [segment._replace(frame=number) for number, segment in enumerate(segments, 1)]
 
 
-def decided(segments: list[Segment], shift: int = 0) -> tuple[Decisions, Analysis]:
+def decided(
+    segments: list[Segment], shift: int = 0, ports: tuple[int, ...] = (PORT,)
+) -> tuple[Decisions, Analysis]:
     """Decision and certainty by what identifies a packet; times without `shift` (ns)."""
-    listener = HostListener("0.0.0.0", PORT)  # noqa: S104 - a name, nothing is bound
+    listeners = tuple(HostListener("0.0.0.0", port) for port in ports)  # noqa: S104 - a name, nothing is bound
     capture: Any = FakeCapture(numbered(segments))
-    analysis = analyze(capture, Host(), Options(all_packets=True, listeners=(listener,)))
+    analysis = analyze(capture, Host(), Options(all_packets=True, listeners=listeners))
     rows = [row for row in analysis if type(row) is PacketRow]
     found = {
         (row.segment.src, row.segment.seq, row.segment.flags, row.segment.time_ns - shift): (
@@ -104,6 +119,45 @@ def test_unrelated_traffic_changes_nothing(name: str) -> None:
     mixed = sorted([*segments_of(name), *noise], key=lambda segment: segment.time_ns)
     found, _ = decided(mixed)
     assert found == original(name)
+
+
+def on_port(segments: tuple[Segment, ...], port: int) -> list[Segment]:
+    """The same packets, at another server."""
+    here, there = PORT.to_bytes(2, "big"), port.to_bytes(2, "big")
+
+    def moved(end: bytes) -> bytes:
+        return end[:-2] + there if end[-2:] == here else end
+
+    return [segment._replace(src=moved(segment.src), dst=moved(segment.dst)) for segment in segments]
+
+
+@pytest.mark.parametrize("name", STALLED)
+def test_another_listener_in_the_capture_changes_no_decision(name: str) -> None:
+    other = [
+        segment._replace(time_ns=segment.time_ns + 700)
+        for segment in on_port(segments_of("seed_documents-0002"), PORT + 1)
+    ]
+    mixed = sorted([*segments_of(name), *other], key=lambda segment: segment.time_ns)
+    found, _ = decided(mixed, ports=(PORT, PORT + 1))
+    mine = {key: decision for key, (decision, _) in found.items() if key in original(name)}
+    assert mine == {key: decision for key, (decision, _) in original(name).items()}
+
+
+@pytest.mark.parametrize("form", ["microseconds", "big-endian", "pcapng"])
+@pytest.mark.parametrize("name", STALLED)
+def test_another_file_format_changes_no_decision(name: str, form: str, tmp_path: Path) -> None:
+    packets = packets_of(FIXTURES / name / "capture.pcap")
+    written = {
+        "microseconds": lambda: pcap(packets, RAW, nano=False),
+        "big-endian": lambda: pcap(packets, RAW, order=">"),
+        "pcapng": lambda: pcapng(packets, RAW),
+    }[form]()
+    path = tmp_path / "capture"
+    path.write_bytes(written)
+    with open_capture([str(path)], keep_small=True) as capture:
+        segments = [segment for chunk in capture.chunks() for segment in chunk]
+    found, _ = decided([segment for segment in segments if isinstance(segment, Segment)])
+    assert [value for _, value in found.items()] == [value for _, value in original(name).items()]
 
 
 @pytest.mark.parametrize("seed", range(6))
