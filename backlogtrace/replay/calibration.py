@@ -81,6 +81,8 @@ class Directions:
     others_in: int = 0
     out: int = 0
     """Everything the server sent."""
+    shut: int = 0
+    """SYN-ACKs with a window of 0: a SYN proxy sends them until it has reached the server itself."""
     whole: int = 0
     """Handshakes seen whole."""
 
@@ -95,11 +97,14 @@ class Directions:
         else:
             self.out += 1
             self.synacks += bool(flags & SYN)
+            self.shut += bool(flags & SYN) and not segment.window
 
     def missing(self, repeats: int) -> str:
         """What is missing, in words; empty when nothing is. `repeats`: SYN-ACKs repeated by timers."""
         if self.whole:
             return ""
+        if self.shut >= _ENOUGH // 4 and self.shut == self.synacks:
+            return "every SYN-ACK has a window of 0: a SYN proxy answers, the server's queues are not seen"
         if not self.out and self.syns + self.others_in >= _ENOUGH:
             return "only packets to the server were captured: what it answered is not known"
         if not self.syns and not self.others_in and self.out >= _ENOUGH:

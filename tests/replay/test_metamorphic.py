@@ -192,6 +192,16 @@ def test_handshakes_without_their_acks_are_not_judged() -> None:
     assert "only SYNs and SYN-ACKs" in " ".join(result.header.quality_reasons)
 
 
+def test_a_syn_proxy_is_not_taken_for_the_server() -> None:
+    segments = [
+        one._replace(window=0) if one.flags & (SYN | ACK) == SYN | ACK else one
+        for one in segments_of("seed_documents-0003")
+    ]
+    found, analysis = decided(segments)
+    assert {certainty for _, certainty in found.values()} == {"undecided"}
+    assert "SYN proxy" in " ".join(analysis.header.quality_reasons)
+
+
 @pytest.mark.parametrize("name", STALLED)
 def test_a_capture_that_begins_late_resets_no_connection(name: str) -> None:
     segments = segments_of(name)
