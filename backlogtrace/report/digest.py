@@ -82,6 +82,8 @@ class Digest:
     """Listener -> (decision, reason) -> when; only what matters."""
     mismatches: list[MismatchRow] = field(default_factory=list)
     """The first few."""
+    undecided: dict[str, dict[tuple[str, ...], int]] = field(default_factory=dict)
+    """Listener -> what else may have become of a packet -> packets; of those that matter."""
 
     @property
     def mismatch_count(self) -> int:
@@ -115,6 +117,9 @@ def digest(analysis: Analysis, limit: int, every_row: Callable[[Row], None] | No
             kind, time_ns = row.outcome, row.segment.time_ns
             if kind.decision in ROUTINE:
                 continue
+            if row.rivals and row.certainty == "undecided":
+                open_ = result.undecided.setdefault(row.listener, {})
+                open_[row.rivals] = open_.get(row.rivals, 0) + 1
         elif matters(row):
             kind, time_ns = _name(row), _time(row)
         else:

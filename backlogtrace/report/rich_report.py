@@ -174,7 +174,8 @@ class _Page:
         """One listener: its verdict, and the figures too unless it is one of several without trouble."""
         self._console.print()
         self._rule(f"listener {safe(summary.name)}")
-        found = verdict(summary, kept.spans.get(summary.name, {}), start)
+        name = summary.name
+        found = verdict(summary, kept.spans.get(name, {}), start, kept.undecided.get(name))
         style = _LEVEL_STYLE[found.level]
         self._paragraph(f"{_LEVEL_WORD[found.level]}: {found.headline}", style)
         for paragraph in found.story:

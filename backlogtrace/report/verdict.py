@@ -13,6 +13,8 @@ from backlogtrace.report.safe import safe
 from backlogtrace.report.words import count, label
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backlogtrace.replay.rows import ListenerSummary
     from backlogtrace.report.digest import Span
 
@@ -44,6 +46,18 @@ _TOLD = frozenset({
 """Kinds that have a paragraph of their own."""
 
 
+_COUNTERS = (
+    "compare the counters here with what `nstat` counted meanwhile, or give what the host knows (--host: "
+    "backlog, sysctls, accept() times)"
+)
+_SETTLED_BY = {
+    "lost_after_capture": "capture on the server itself, and compare TcpExtListenOverflows before and after",
+    "firewall": "look at the counters of the host's packet filter: a SYN that it drops counts no ListenDrops",
+    "other_listener": "log accept() for each socket of the SO_REUSEPORT group (--host)",
+}
+"""What else it may have been -> what would tell."""
+
+
 @dataclass(slots=True)
 class Verdict:
     """A headline, what happened, and what to do about it."""
@@ -60,10 +74,16 @@ class Verdict:
             self.level, self.headline = level, headline
 
 
-def verdict(summary: ListenerSummary, spans: dict[Kind, Span], start_ns: int) -> Verdict:
+def verdict(
+    summary: ListenerSummary,
+    spans: dict[Kind, Span],
+    start_ns: int,
+    undecided: Mapping[tuple[str, ...], int] | None = None,
+) -> Verdict:
     """The verdict on one listener.
 
-    `spans` says when each kind of row first and last happened; times are told from `start_ns`.
+    `spans` says when each kind of row first and last happened; times are told from `start_ns`. `undecided`
+    has what else may have become of packets, and of how many.
     """
     result = Verdict()
     if summary.mismatches:
@@ -82,9 +102,25 @@ def verdict(summary: ListenerSummary, spans: dict[Kind, Span], start_ns: int) ->
     _cost(result, summary)
     _requests(result, summary)
     _rest(result, summary)
+    _undecided(result, undecided or {})
     if not result.headline:
         result.headline = _nothing_wrong(summary)
     return result
+
+
+def _undecided(result: Verdict, undecided: Mapping[tuple[str, ...], int]) -> None:
+    """What the capture leaves open, and what would settle it."""
+    if not undecided:
+        return
+    rivals = dict.fromkeys(rival for several in undecided for rival in several)
+    number = sum(undecided.values())
+    result.worse("notice", f"{count(number, 'decision is', 'decisions are')} undecided.")
+    result.story.append(
+        f"{count(number, 'decision is', 'decisions are')} the likeliest of several that the capture leaves "
+        f"open; also possible: {', '.join(map(label, rivals))}."
+    )
+    settled = dict.fromkeys(_SETTLED_BY.get(rival, _COUNTERS) for rival in rivals)
+    result.advice += [f"to settle what is undecided: {way}" for way in settled]
 
 
 def _mismatches(result: Verdict, summary: ListenerSummary) -> None:

@@ -252,3 +252,15 @@ def test_tw_recycle_is_named_with_its_cause(build: Any) -> None:
     assert "2 SYNs dropped" in found.headline
     assert "behind one NAT" in text(found)
     assert "net.ipv4.tcp_tw_recycle=0" in text(found)
+
+
+def test_what_is_undecided_names_the_rivals_and_what_would_settle_it(build: Any) -> None:
+    summary = with_reasons(build, {ACCEPT_SYN: 3})
+    found = verdict(summary, {}, START, {("firewall", "lost_after_capture"): 2, ("established",): 1})
+    assert found.level == "bad"
+    told = "3 decisions are the likeliest of several that the capture leaves open; also possible: firewall,"
+    assert any(line.startswith(told) for line in found.story)
+    ways = [line for line in found.advice if line.startswith("to settle")]
+    assert [word in way for word, way in zip(("packet filter", "on the server", "nstat"), ways, strict=True)]
+    assert len(ways) == 3
+    assert "to settle" not in text(verdict(summary, {}, START))
