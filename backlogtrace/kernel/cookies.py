@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from backlogtrace.kernel.profile import Profile
     from backlogtrace.segment import Segment
 
-_MINUTE_NS = 60_000_000_000
+_NS = 1_000_000_000
+_MINUTE_NS = 60 * _NS
 _MEMORY_NS = 240_000_000_000  # no kernel accepts an older cookie
 _MASK = 0xFFFFFFFF
 _UNKNOWN = 1 << 32  # flag above the 32 bits of an ISN that was not seen
@@ -38,11 +39,13 @@ def mss_index(profile: Profile, mss: int, *, ipv6: bool) -> int:
 class SentCookies:
     """The cookies of a host: its secret is the same for all listeners, also for one that comes later."""
 
-    __slots__ = ("order", "sent")
+    __slots__ = ("kept_until", "order", "sent")
 
     def __init__(self) -> None:
         self.sent: dict[bytes, int] = {}
         self.order: deque[bytes] = deque()
+        self.kept_until = 0
+        """Up to this time (ns) none is too old."""
 
 
 class CookieJar:
@@ -52,24 +55,33 @@ class CookieJar:
     index (3 bits), client ISN (32 bits), cookie (33 bits, the top one set while it has not been seen).
     """
 
-    __slots__ = ("_clock", "_order", "_profile", "_sent", "_stamp", "_stamp_ns")
+    __slots__ = ("_clock", "_host", "_idle_ns", "_mss", "_order", "_profile", "_sent", "_stamp", "_stamp_ns")
 
     def __init__(self, profile: Profile, clock: Clock, host: SentCookies | None = None) -> None:
         self._profile = profile
         self._clock = clock
-        host = host or SentCookies()
+        self._host = host = host or SentCookies()
         self._sent, self._order = host.sent, host.order
+        self._mss: dict[tuple[int, int], int] = {}
+        """Index by MSS and size of the client's endpoint, those asked for so far."""
+        # two ticks less: within it the stamp cannot be due, wherever the ticks are
+        self._idle_ns = profile.cookie_stamp_idle_s * _NS - 2 * _NS // clock.hz
         self._stamp = 0  # jiffies, as the kernel's u32
         self._stamp_ns: int | None = None
 
     def send(self, key: bytes, syn: Segment, options: int = 0) -> None:
         """A SYN was answered with a cookie, whose timestamp keeps `options` (SACK, WINDOW_SCALE)."""
         now = syn.time_ns
-        index = mss_index(self._profile, syn.mss, ipv6=len(syn.src) > 6)  # noqa: PLR2004 - bytes of an IPv4 endpoint
+        kind = (syn.mss, len(syn.src))
+        index = self._mss.get(kind)
+        if index is None:
+            index = self._mss[kind] = mss_index(self._profile, syn.mss, ipv6=len(syn.src) > 6)  # noqa: PLR2004 - bytes of an IPv4 endpoint
         self._sent[key] = (((now << 5 | options << 3 | index) << 32 | syn.seq) << 33) | _UNKNOWN
         self._order.append(key)
-        self._forget(now)
-        self._overflow(now)
+        if now > self._host.kept_until:
+            self._forget(now)
+        if self._stamp_ns is None or now - self._stamp_ns > self._idle_ns:
+            self._overflow(now)
 
     def seen(self, key: bytes, isn: int) -> None:
         """The SYN-ACK that carried the cookie was captured."""
@@ -83,6 +95,7 @@ class CookieJar:
         while order:
             packed = sent.get(order[0])
             if packed is not None and packed >> _TIME >= horizon:
+                self._host.kept_until = (packed >> _TIME) + _MEMORY_NS
                 break
             sent.pop(order.popleft(), None)
 

@@ -101,13 +101,12 @@ class Stack:
         """Who listens for a segment: the exact address before the wildcards, one of a group at random."""
         listeners = self._listeners
         dst = end = segment.dst
-        port = dst[-2:]
         found = listeners.get(end)
         if found is None and len(dst) == 6:  # noqa: PLR2004 - IPv4
-            end = _ANY_V4 + port
+            end = _ANY_V4 + dst[-2:]
             found = listeners.get(end)
         if found is None:
-            end = _ANY_V6 + port
+            end = _ANY_V6 + dst[-2:]
             found = listeners.get(end)
         if found is not None and self._mates and (mates := self._mates.get(end)) is not None:
             members = [mate for mate in mates if mate.listening]

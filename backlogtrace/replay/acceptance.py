@@ -53,7 +53,7 @@ _CLEARLY = 3  # one explanation is this much likelier than the other
 class Floor:
     """What later packets prove of the accept queue of one listener: how long it was at least."""
 
-    __slots__ = ("_born", "_full", "_length")
+    __slots__ = ("_born", "_full", "_length", "_place")
 
     def __init__(self) -> None:
         self._born = array("q")
@@ -61,6 +61,8 @@ class Floor:
         self._full = array("q")
         """When it was seen full (ns), and how many connections that is."""
         self._length = array("q")
+        self._place = 0
+        """In `_full`, of the time asked for last: it is mostly the next one that is asked for next."""
 
     def entered(self, now_ns: int) -> None:
         """A connection entered the queue."""
@@ -78,9 +80,16 @@ class Floor:
 
     def lowest(self, now_ns: int) -> int:
         """Connections that it had at least after the packet at `now_ns`: accept() only takes away."""
-        if not self._full or self._full[-1] < now_ns:
+        full, place = self._full, self._place
+        if not full or full[-1] < now_ns:
             return 0
-        place = bisect_left(self._full, now_ns)
+        if place and full[place - 1] >= now_ns:
+            place = bisect_left(full, now_ns, 0, place)
+        while full[place] < now_ns:
+            place += 1
+        self._place = place
+        if full[place] == now_ns:
+            return self._length[place]
         entered = bisect_right(self._born, self._full[place]) - bisect_right(self._born, now_ns)
         return max(0, self._length[place] - entered)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _COPY_NS = 5_000_000  # a retransmission takes far longer
 _REMEMBERED = 50_000
+_NONE_AFTER = 100_000
+"""Where so many SYNs and SYN-ACKs were captured once only, the capture does not copy packets."""
 _ENOUGH = 20
 """Packets that tell whether a kind is missing."""
 
@@ -31,6 +33,8 @@ class Copies:
         self._recent: dict[tuple[bytes, int, int], Segment] = {}
         """Last packet of a source with a sequence number and flags."""
         self._found = False
+        self._looked = 0
+        """SYNs and SYN-ACKs so far."""
 
     def without(self, chunks: Iterable[list[Segment]]) -> Iterator[list[Segment]]:
         """The chunks without second copies.
@@ -49,6 +53,8 @@ class Copies:
         """Where in a chunk the copies are."""
         copies: set[int] = set()
         recent, found = self._recent, self._found
+        if self._looked > _NONE_AFTER and not found:
+            return copies
         for place, segment in enumerate(chunk):
             flags = segment.flags
             if flags & HANDSHAKE or not (flags & SYN or found):
@@ -56,6 +62,7 @@ class Copies:
             key = (segment.src, segment.seq, flags)
             before = recent.get(key)
             recent[key] = segment
+            self._looked += 1
             if before is not None and _same(before, segment):
                 copies.add(place)
                 self._found = found = True
