@@ -217,7 +217,8 @@ class Firing:
             return
         if listener.accept_queue_full():
             self._settle_youth(listener, segment)
-            return
+            if listener.young > listener.profile.full_queue_admits_young:
+                return  # dropped for the accept queue, whatever the SYN queue is like
         if not listener.syn_queue_refuses(listener.qlen):
             return
         if listener.syn_queue_refuses(listener.qlen - listener.expiring):
