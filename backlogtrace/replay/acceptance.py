@@ -105,6 +105,9 @@ class Acceptance:
         """accept() calls assumed so far."""
         self.weak = 0
         """Those among them that only a missing SYN-ACK speaks for."""
+        self.relieved: list[int] = []
+        """When a full queue had room again (ns), the first time after each refusal: it may have been made
+        longer then, instead."""
         self.open = False
         """Whether the fate of the last packet is not told by the wire."""
         self.rivals: tuple[str, ...] = ()
@@ -170,6 +173,7 @@ class Acceptance:
             request = self._stack.ehash.get(segment.src + segment.dst)
             room = self._room_for(listener, segment, bits, request, full=full)
         if full and room:
+            self._note_relief(segment)
             self.make_room(listener)
         refused = (full and not room) or room is False
         silent = segment.flags & SYN and segment.time_ns < self._evidence.last_ns - _SILENCE_NS
@@ -177,6 +181,11 @@ class Acceptance:
             floor = self._floor(segment.src + segment.dst)
             floor.seen_full(segment.time_ns, len(listener.accept_queue))
         return refused
+
+    def _note_relief(self, segment: Segment) -> None:
+        since = self._evidence.last_refusal(segment.dst, segment.time_ns)
+        if since is not None and (not self.relieved or self.relieved[-1] < since):
+            self.relieved.append(segment.time_ns)
 
     def _room_for(
         self, listener: ListenSocket, segment: Segment, bits: int, request: object, *, full: bool
