@@ -24,6 +24,7 @@ LATE_TICKS = 1
 COOKIE_PERIOD_S = 60
 PRUNE_NS = NS // 5
 LATE_NS = 250_000_000  # how late a timer may fire on a busy machine
+_LONGEST_TICK_NS = 10_000_000  # HZ=100
 EARLY_NS = 20_000_000  # capture time of the packet that armed it may lag behind the arming
 
 
@@ -137,6 +138,10 @@ class WindowClock:
         """(earliest ns, latest ns, 0): the wheel adds at most 8/63 of the interval and a tick."""
         span = seconds * NS
         return now_ns + span - EARLY_NS, now_ns + span + span * 8 // 63 + LATE_NS, 0
+
+    def busy_at(self, due_ns: int, fired_ns: int, seconds: int) -> bool:
+        """Whether a timer that may have fired from `due_ns` on came later than the wheel alone makes it."""
+        return fired_ns > due_ns + EARLY_NS + seconds * NS * 8 // 63 + _LONGEST_TICK_NS
 
     def minute(self, now_ns: int) -> int:
         """Minutes from an arbitrary start."""

@@ -18,6 +18,7 @@ from backlogtrace.kernel.connection import Child, die
 from backlogtrace.kernel.request import Request
 from backlogtrace.replay.evidence import (
     COOKIE_SIGN,
+    CROSSED,
     FASTOPEN_SIGN,
     FOREIGN,
     GONE,
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _ENTERS = frozenset({"established", "fastopen"})
+_UNKNOWN = frozenset(
+    {out.RST_NO_REQUEST, out.RST_NO_REQUEST_FAILED, out.RST_COOKIE_INVALID, out.RST_COOKIE_EXPIRED}
+)
+"""The server knows neither a request nor a cookie that fits."""
 _SILENCE_NS = 50_000_000
 """A reply to a SYN that came this short before the end of the capture may be missing."""
 _LAST_WORD_NS = 1_300_000_000
@@ -114,6 +119,9 @@ class Acceptance:
         """accept() calls assumed so far."""
         self.weak = 0
         """Those among them that only a missing SYN-ACK speaks for."""
+        self.relieved: list[int] = []
+        """When a full queue had room again (ns), the first time after each refusal: it may have been made
+        longer then, instead."""
         self.open = False
         """Whether the fate of the last packet is not told by the wire."""
         self.rivals: tuple[str, ...] = ()
@@ -184,12 +192,18 @@ class Acceptance:
             request = self._stack.ehash.get(segment.src + segment.dst)
             room = self._room_for(listener, segment, bits, request, full=full)
         if full and room:
+            self._note_relief(segment)
             self.make_room(listener)
         refused = (full and not room) or room is False
         silent = segment.flags & SYN and segment.time_ns < self._evidence.last_ns - _SILENCE_NS
         if refused and (room is False or silent):
             self._floor(segment.dst).seen_full(segment.time_ns, len(listener.accept_queue))
         return refused
+
+    def _note_relief(self, segment: Segment) -> None:
+        since = self._evidence.last_refusal(segment.dst, segment.time_ns)
+        if since is not None and (not self.relieved or self.relieved[-1] < since):
+            self.relieved.append(segment.time_ns)
 
     def _room_for(
         self, listener: ListenSocket, segment: Segment, bits: int, request: object, *, full: bool
@@ -249,6 +263,10 @@ class Acceptance:
 
     # ---- following the wire ----
 
+    def crossed(self, synack: Segment) -> bool:
+        """Whether a SYN-ACK that came again may have been sent before the client's last packet came."""
+        return bool(self._evidence.of(synack.frame) & CROSSED)
+
     def receive(self, segment: Segment) -> Outcome:
         """What the host does with an inbound segment: the model's word, unless the wire contradicts."""
         self.open, self.rivals = False, ()
@@ -260,6 +278,12 @@ class Acceptance:
             self._floor(segment.dst).entered(segment.time_ns)
         if bits & FOREIGN and outcome.reply == "rst" and not bits & RST_REPLY:
             return self._foreign(segment, key)
+        if (
+            outcome in _UNKNOWN
+            and not bits & RST_REPLY
+            and segment.time_ns < self._evidence.last_ns - _SILENCE_NS
+        ):
+            return self._spared(segment, key, bits)
         if segment.flags & (SYN | ACK | RST) == SYN:
             fresh = type(before) not in {Request, Child}
             outcome = self._syn(segment, key, outcome, bits, fresh=fresh)
@@ -277,6 +301,20 @@ class Acceptance:
             child.accepted = True
             self._stack.ehash[key] = child
         return out.PASSED
+
+    def _spared(self, segment: Segment, key: bytes, bits: int) -> Outcome:
+        """An ACK that the model would reset, but the server did not: it knows the connection."""
+        self._contradiction(segment, "missing_reply", "RST predicted, none seen")
+        listener = self._stack.listener(segment)
+        if listener is None:
+            return out.PASSED
+        refused = bits & (REPEATED | IGNORED) or (not bits & USED and listener.accept_queue_full())
+        self.open, self.rivals = True, ("established" if refused else "overflow",)
+        if refused:
+            return out.COOKIE_OVERFLOW
+        self.make_room(listener)
+        listener.add_child(key, segment.time_ns, segment.tsval, end_seq(segment))
+        return out.COOKIE_VALID
 
     def _syn(self, syn: Segment, key: bytes, outcome: Outcome, bits: int, *, fresh: bool) -> Outcome:
         if outcome.reply == "synack" and fresh and not bits & REPLY:

@@ -403,6 +403,9 @@ class Replay:
             request.synack_seen(segment)
             request.num_retrans += 1
             request.listener.rearm(request, segment.time_ns)
+        elif type(entry) is Child and self.acceptance is not None and self.acceptance.crossed(segment):
+            self._journal.sent(track, segment, "synack", "timer")
+            return
         elif type(entry) is Child:
             detail = (
                 "SYN-ACK repeated: the kernel did not take the ACK that completed the handshake in the model"

@@ -42,10 +42,16 @@ GONE = 0x200
 """The client reset the connection before the server had shown what it did with the packet."""
 FOREIGN = 0x400
 """The connection began before the capture."""
+CROSSED = 0x800
+"""A SYN-ACK that came again so soon after the client's packet that it may have been sent before it."""
 REPLY = SYNACK_REPLY | RST_REPLY | ACK_REPLY
 
 REPLY_NS = 300_000_000
 """A direct reply comes within this."""
+_FIRST_REPLY_NS = 980_000_000
+"""The first SYN-ACK of a connection: no timer sends one so early, so it is the answer to the SYN."""
+_CROSSING_NS = 2_000_000
+"""What is captured this close together may have happened in the other order."""
 _BURST_NS = 1_000_000_000  # the resets of one close() come closer together
 _FLOWS = 100_000  # of a generation: a flood must not fill the memory
 _ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
@@ -66,6 +72,7 @@ class _Flow:
     last = 0
     """Frame of the client's last packet while it has no reply."""
     last_ns = 0
+    last_flags = 0
     used = False
     data = False
     """The client sent data."""
@@ -304,7 +311,7 @@ class Evidence:
             flow = self._follow(key, _Flow(None))
         if flow.isn is None:
             self._bits[segment.frame] |= FOREIGN
-        flow.last, flow.last_ns = segment.frame, segment.time_ns
+        flow.last, flow.last_ns, flow.last_flags = segment.frame, segment.time_ns, flags
         flow.data = flow.data or segment.length > 0
         if flags & RST:
             self._mark_pending(flow, GONE)
@@ -350,7 +357,9 @@ class Evidence:
             if segment.ack in {end_seq(asked), (asked.seq + 1) & _MASK}:  # a new connection
                 flow = self._follow(key, _again(flow, asked))
         self._judge(flow, segment)
-        direct = flow.last if segment.time_ns - flow.last_ns <= REPLY_NS else 0
+        if flags & SYN and _crosses(flow, segment):
+            self._bits[segment.frame] |= CROSSED
+        direct = flow.last if self._replies(flow, segment) else 0
         if direct:
             self._bits[direct] |= SYNACK_REPLY if flags & SYN else RST_REPLY if flags & RST else ACK_REPLY
             flow.last = 0
@@ -365,14 +374,28 @@ class Evidence:
         ):
             self._use(flow, segment)
 
+    def _replies(self, flow: _Flow, segment: Segment) -> bool:
+        """Whether the server's packet can be the direct reply to the client's last one."""
+        delay = segment.time_ns - flow.last_ns
+        if segment.flags & SYN and flow.last_flags & SYN:
+            return delay <= (REPLY_NS if flow.synack is not None else _FIRST_REPLY_NS)
+        if segment.flags & RST and segment.flags & flow.last_flags & ACK:
+            return False  # what answers an ACK takes its number from it and acknowledges nothing
+        return delay <= REPLY_NS and not self._bits[segment.frame] & CROSSED
+
     def _synack(self, flow: _Flow, synack: Segment, *, asked: bool) -> None:
         known = self._known(synack.src)
+        crossing: tuple[tuple[int, int], ...] = ()
         if flow.synack is None:
             known.attempts += 1
+            if asked and synack.time_ns - flow.last_ns > REPLY_NS and flow.last_ns in known.refused:
+                known.refused.remove(flow.last_ns)  # taken for dropped meanwhile
         else:
             if not asked:
                 flow.repeats += 1
                 known.repeats = max(known.repeats, flow.repeats)
+            if self._bits[synack.frame] & CROSSED:
+                flow.pending, crossing = flow.pending[:-1], flow.pending[-1:]
             self._mark_pending(flow, REPEATED)
             if flow.pending:
                 known.refused.append(flow.last_ns)
@@ -382,7 +405,7 @@ class Evidence:
             if known.closed:
                 known.closed = False
                 known.doors.append(Door(synack.time_ns - 1, open=True))
-        flow.pending = ()
+        flow.pending = crossing
         flow.synack = synack.seq
         flow.used = False
 
@@ -455,6 +478,12 @@ def _again(flow: _Flow, syn: Segment) -> _Flow:
     new.asked, new.last, new.last_ns = syn, flow.last, flow.last_ns
     new.data = syn.length > 0
     return new
+
+
+def _crosses(flow: _Flow, synack: Segment) -> bool:
+    """Whether a SYN-ACK that came again may have been sent before the client's last packet came."""
+    again = flow.synack == synack.seq and not flow.last_flags & (SYN | RST)
+    return again and synack.time_ns - flow.last_ns < _CROSSING_NS
 
 
 def _bursts(resets: list[tuple[int, bytes]]) -> dict[bytes, list[int]]:

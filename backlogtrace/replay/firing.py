@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
-from backlogtrace.kernel.clock import TickClock
+from backlogtrace.kernel.clock import EARLY_NS, TickClock, WindowClock
 from backlogtrace.kernel.connection import Child
 from backlogtrace.kernel.cookie_signs import Offers
 from backlogtrace.kernel.request import Request
@@ -185,6 +185,10 @@ class Firing:
                 earliest = expectation.due_ns
                 if synack.tsval >= 0:
                     earliest = max(earliest, fired - clock.tick_ns)
+            elif isinstance(clock, WindowClock) and clock.busy_at(
+                expectation.due_ns, fired, listener.interval(request.num_timeout - 1)
+            ):
+                earliest = expectation.due_ns + EARLY_NS
             self._timers.arm(request, earliest, listener.interval(request.num_timeout), fired)
 
     def about_to_expire(self, listener: ListenSocket, now: int) -> int:
@@ -217,7 +221,8 @@ class Firing:
             return
         if listener.accept_queue_full():
             self._settle_youth(listener, segment)
-            return
+            if listener.young > listener.profile.full_queue_admits_young:
+                return  # dropped for the accept queue, whatever the SYN queue is like
         if not listener.syn_queue_refuses(listener.qlen):
             return
         if listener.syn_queue_refuses(listener.qlen - listener.expiring):

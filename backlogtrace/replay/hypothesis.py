@@ -30,6 +30,8 @@ KERNELS = (
     "3.10",
 )
 """Families that differ on the wire, the usual ones first."""
+_FEW = 50
+"""Hardly a program asks for a smaller backlog."""
 UNLIMITED = 4096
 """net.core.somaxconn since 5.4: the backlog of a listener whose queues were never seen full."""
 FIELDS = (
@@ -102,6 +104,7 @@ class Hypothesis:
 
     def implausibility(self) -> float:
         """How far it is from what servers are usually set to: a rough -log of a prior."""
+        backlogs = [self.backlog, *(change.value for change in self.changes if change.name == "listen")]
         usual_retries = 0.0 if self.retries == 5 else 2.0 if self.retries else 5.0  # noqa: PLR2004 - default
         return (
             (0.0, 0.0, 2.0)[self.syncookies]
@@ -114,6 +117,7 @@ class Hypothesis:
             + 2 * (self.fastopen_qlen is not None)
             + 3 * (self.kernel in {"4.4.1", "3.10", "4.4"})
             + 4 * len(self.changes)
+            + 3 * (min(backlogs) < _FEW)  # one number out of many: -log of a twentieth
             + (KERNELS.index(self.kernel) / 100 if self.kernel in KERNELS else 0)
             - self.backlog / 10_000
         )

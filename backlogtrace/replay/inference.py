@@ -8,6 +8,7 @@ differently. Refuses to turn a guess into a fact.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import inf
@@ -45,9 +46,11 @@ _SAMPLE = 200_000
 _JUDGED = 10_000
 """Packets of a listener that the best hypotheses are compared on in the end."""
 _RIVALS = 12
+_RIVAL_PACKETS = 50_000
+"""The packets are decided by that many rivals, or by more while no more packets than this are replayed."""
 _JUDGED_RIVALS = 4
-_NEAR = 2.0
-"""A hypothesis whose cost is this close to the best one's may be the truth as well."""
+_NEAR = 2.3
+"""A hypothesis whose cost is this close to the best one's may be the truth as well: a tenth as likely."""
 _SEARCHED = 8
 """Listeners that are searched for; the others share what was found for them."""
 
@@ -100,8 +103,20 @@ class ListenerInference:
         return next(against, self.ranked[1] if len(self.ranked) > 1 else None)
 
     def near(self) -> list[Found]:
-        """The best hypothesis and those that explain the packets about as well."""
-        return [found for found in self.ranked if found.cost <= self.ranked[0].cost + _NEAR][:_RIVALS]
+        """The best hypothesis and those that explain the packets about as well, the different ones first.
+
+        Many differ in a setting that makes no difference to these packets.
+        """
+        near = [found for found in self.ranked if found.cost <= self.ranked[0].cost + _NEAR]
+        alike: Counter[object] = Counter()
+        order = []
+        for place, found in enumerate(near):
+            score = found.score
+            kind = found.hypothesis.kernel, score.contradictions, score.accepts, score.weak, score.reach
+            order.append((alike[kind], place))
+            alike[kind] += 1
+        most = max(_RIVALS, _RIVAL_PACKETS // max(1, self.packets))
+        return [near[place] for _, place in sorted(order)[:most]]
 
 
 @dataclass(slots=True)

@@ -166,8 +166,8 @@ class Search:
         if largest and largest.whole and hypothesis.backlog > largest.reach and not hypothesis.changes:
             self._tried[hypothesis] = largest
             return
-        self._left -= len(self._segments)
         score = attempt(self._segments, self._evidence, self.host(hypothesis), limit=self._least + _SLACK)
+        self._left -= score.packets
         self._tried[hypothesis] = score
         if score.whole:
             self._least = min(self._least, score.contradictions)
@@ -192,10 +192,12 @@ class Search:
             return False
         changed = {found.hypothesis for found in self.ranked()[:3]} | set(self._longest_right())
         for hypothesis in changed:
-            times = sorted({noted.time_ns - 1 for noted in self._tried[hypothesis].noted})
-            for when in times[:_CHANGE_TIMES]:
+            score = self._tried[hypothesis]
+            times = sorted({noted.time_ns - 1 for noted in score.noted})[:_CHANGE_TIMES]
+            for when in (*times, *(relieved - 1 for relieved in score.relieved)):
                 for backlog in self._backlogs:
                     self._try_change(hypothesis, Change(when, "listen", backlog))
+            for when in times:
                 for value in (0, 1, 2):
                     self._try_change(hypothesis, Change(when, "net.ipv4.tcp_syncookies", value))
                 for value in (0, 1):

@@ -5,6 +5,8 @@ Replays the packets without making rows. Refuses to say what a hypothesis is wor
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from backlogtrace.kernel import profiles
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _NOTED = 64
+_RELIEVED = 4
 
 
 class Contradiction(NamedTuple):
@@ -51,6 +54,10 @@ class Score(NamedTuple):
     """The first contradictions, by time."""
     whole: bool
     """Whether the trial went on to the end; else there were too many contradictions."""
+    packets: int
+    """Packets replayed until then."""
+    relieved: tuple[int, ...]
+    """When a full accept queue had room again (ns), the last times before the first contradiction."""
     floors: dict[str, Floor]
     """What the packets prove of the accept queues, by listener."""
     reach: int
@@ -153,12 +160,16 @@ def attempt(
         whole = False
     acceptance = replay.acceptance
     assert acceptance is not None
+    noted = tuple(sorted(journal.noted, key=lambda noted: (noted.time_ns, noted.frame or 0)))
+    before = bisect_left(acceptance.relieved, noted[0].time_ns) if noted else 0
     return Score(
         journal.found,
         acceptance.accepts,
         acceptance.weak,
-        tuple(sorted(journal.noted, key=lambda noted: (noted.time_ns, noted.frame or 0))),
+        noted,
         whole,
+        len(segments) if whole else bisect_right(segments, replay.now, key=attrgetter("time_ns")),
+        tuple(acceptance.relieved[max(0, before - _RELIEVED) : before]),
         acceptance.floors,
         max(track.reach for track in tracks),
     )

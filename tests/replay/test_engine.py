@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from backlogtrace.errors import UsageError
@@ -9,7 +11,7 @@ from backlogtrace.replay import analysis as analysis_module
 from backlogtrace.replay.host import Host, HostEvent, HostListener
 from backlogtrace.segment import ACK, FIN, PSH, RST, SYN, endpoint
 from tests.kernel.build import SERVER, client, isn, segment, server_isn
-from tests.replay.wire import Wire, at, host, replay
+from tests.replay.wire import Result, Wire, at, host, replay
 
 OTHER = endpoint("10.9.0.1", 443)
 ANYWHERE = "0.0.0.0"  # noqa: S104 - nothing is bound
@@ -520,3 +522,52 @@ def test_syn_answered_with_another_isn_shows_that_its_request_had_expired() -> N
     assert result.decisions == ["queued", "queued"]
     assert [event.event for event in result.events] == ["expired"]
     assert not result.mismatches
+
+
+def test_timer_after_one_that_a_busy_machine_fired_late_may_seem_early() -> None:
+    """Ticks that were not counted when the late timer ran make the next interval seem short."""
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.synack(1, 1180)  # the wheel alone makes it 1137 at most
+    wire.synack(1, 3120)
+    wire.close(2, 3200)
+    assert not replay(wire).mismatches
+
+
+def test_timer_after_one_in_time_does_not_come_early() -> None:
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.synack(1, 1100)
+    wire.synack(1, 3040)
+    wire.close(2, 3200)
+    assert [row.detail.partition(":")[0] for row in replay(wire).mismatches] == [
+        "SYN-ACK repeated before its timer was due"
+    ]
+
+
+def worked_out(wire: Wire) -> Result:
+    """With everything given but the accept() calls."""
+    return replay(wire, replace(host(), accept_log=False), all_packets=True)
+
+
+def test_ack_that_crosses_a_repeated_synack_is_taken() -> None:
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.ack(1, 1020)
+    wire.synack(1, 1020.2)
+    wire.ack(1, 1021)
+    wire.close(2, 5000)
+    found = worked_out(wire)
+    assert found.decisions[:3] == ["queued", "established", "passed"]
+    assert not found.mismatches
+
+
+def test_ack_that_should_be_reset_and_is_not_is_undecided() -> None:
+    wire = Wire()
+    wire.handshake(2, 0)
+    wire.syn(1, 10, answered=False)
+    wire.ack(1, 400)
+    wire.close(2, 5000)
+    row = worked_out(wire).packets[3]
+    assert row.certainty == "undecided"
+    assert {row.outcome.decision, *row.rivals} == {"established", "overflow"}

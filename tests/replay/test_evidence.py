@@ -136,3 +136,32 @@ def test_a_timestamp_behind_the_clock_is_a_cookie() -> None:
 def test_packets_of_connections_from_before_are_marked() -> None:
     assert gather(inbound(1, 0, ACK | PSH, length=10)).of(1) & ev.FOREIGN
     assert not gather(*OPENING).of(3) & ev.FOREIGN
+
+
+def test_synack_right_behind_an_ack_proves_nothing_against_it() -> None:
+    """A timer sent it; it may have left before the ACK came."""
+    crossed = gather(*OPENING[:2], inbound(3, 1020, ACK), outbound(4, 1020.2, SYN | ACK))
+    assert not crossed.of(3) & (ev.REPEATED | ev.REPLY)
+    assert crossed.of(4) & ev.CROSSED
+    assert not crossed.listening[SERVER].refused
+    later = gather(*OPENING[:2], inbound(3, 1020, ACK), outbound(4, 1022.2, SYN | ACK))
+    assert later.of(3) & ev.REPEATED
+
+
+def test_next_synack_shows_that_the_crossing_ack_was_not_let_in() -> None:
+    opening = (*OPENING[:2], inbound(3, 1020, ACK), outbound(4, 1020.2, SYN | ACK))
+    assert gather(*opening, outbound(5, 3030, SYN | ACK)).of(3) & ev.REPEATED
+
+
+def test_first_synack_answers_the_syn_however_late() -> None:
+    late = gather(inbound(1, 0, SYN), inbound(2, 500, SYN, c=2), outbound(3, 700, SYN | ACK))
+    assert late.of(1) & ev.SYNACK_REPLY
+    assert list(late.listening[SERVER].refused) == [at(500)]
+    assert not gather(inbound(1, 0, SYN), outbound(2, 990, SYN | ACK)).of(1) & ev.SYNACK_REPLY
+
+
+def test_reset_that_acknowledges_is_no_reply_to_an_ack() -> None:
+    closed = gather(*OPENING, outbound(4, 60, RST | ACK))
+    assert closed.of(3) & ev.USED
+    assert not closed.of(3) & ev.REPLY
+    assert gather(*OPENING, outbound(4, 60, RST)).of(3) & ev.RST_REPLY

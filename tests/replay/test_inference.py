@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 
 from backlogtrace.capture import open_capture
-from backlogtrace.replay import Options, analyze, infer_capture
+from backlogtrace.replay import Options, analyze, infer_capture, inference
+from backlogtrace.replay.evidence import Listening
 from backlogtrace.replay.host import Host, HostListener, load_host
+from backlogtrace.replay.hypothesis import Change, Hypothesis
 from backlogtrace.replay.rows import PacketRow
+from backlogtrace.replay.search import Found
+from backlogtrace.replay.trial import Score
 from backlogtrace.segment import SYN
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -158,3 +162,26 @@ def test_every_syn_of_a_quiet_capture_is_queued() -> None:
         rows = [row for row in analysis if type(row) is PacketRow and row.segment.flags == SYN]
     assert analysis.inference is not None
     assert {row.outcome.decision for row in rows} <= {"queued", "dropped", "cookie", "rst"}
+
+
+def test_rivals_that_decide_alike_do_not_crowd_out_the_others() -> None:
+    """Twenty settings that make no difference, and a kernel that does."""
+    host = HostListener("10.9.0.1", 80)
+    found = inference.ListenerInference(host, "10.9.0.1:80", Listening())
+    score = Score(0, 1, 0, (), whole=True, packets=9, relieved=(), floors={}, reach=3)
+    alike = [Found(1 + n / 100, Hypothesis(backlog=60, max_syn_backlog=n), score) for n in range(60)]
+    other = Found(3.0, Hypothesis(kernel="4.4.1", backlog=60), score._replace(accepts=3))
+    far = Found(3.4, Hypothesis(kernel="3.10", backlog=60), score)
+    found.ranked = [*alike, other, far]
+    found.packets = 10_000
+    near = found.near()
+    assert near[:2] == [alike[0], other]
+    assert far not in near
+
+
+def test_backlog_that_nothing_shows_is_not_taken_for_a_small_one() -> None:
+    """A small number is one of many; no queue was seen full."""
+    few, many = Hypothesis(backlog=4), Hypothesis(backlog=128)
+    assert few.implausibility() > many.implausibility() + 2
+    longer = replace(many, changes=(Change(1, "listen", 8),))
+    assert longer.implausibility() > few.implausibility()
