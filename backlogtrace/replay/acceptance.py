@@ -288,9 +288,25 @@ class Acceptance:
             fresh = type(before) not in {Request, Child}
             outcome = self._syn(segment, key, outcome, bits, fresh=fresh)
         if bits & RST_REPLY and outcome.reply != "rst" and type(before) is not Child:
-            self._contradiction(segment, "unexpected_reply", f"RST seen, the model has {outcome.decision}")
-            self._forget(key)
-            return out.RST_NO_LISTENER if segment.flags & (SYN | ACK) == SYN else out.RST_NO_REQUEST
+            return self._reset(segment, key, outcome)
+        return outcome
+
+    def _reset(self, segment: Segment, key: bytes, outcome: Outcome) -> Outcome:
+        """The server answered with a RST what the model would not."""
+        self._contradiction(segment, "unexpected_reply", f"RST seen, the model has {outcome.decision}")
+        self._forget(key)
+        return out.RST_NO_LISTENER if segment.flags & (SYN | ACK) == SYN else out.RST_NO_REQUEST
+
+    def syn(self, listener: ListenSocket, syn: Segment, key: bytes) -> Outcome:
+        """receive() of a SYN that belongs to nothing known: most packets of a flood are one."""
+        self.open, self.rivals = False, ()
+        outcome = listener.conn_request(syn, key)
+        bits = self._evidence.of(syn.frame)
+        if outcome.decision == "fastopen":
+            self._floor(syn.dst).entered(syn.time_ns)
+        outcome = self._syn(syn, key, outcome, bits, fresh=True)
+        if bits & RST_REPLY and outcome.reply != "rst":
+            return self._reset(syn, key, outcome)
         return outcome
 
     def _foreign(self, segment: Segment, key: bytes) -> Outcome:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _RELEASE_MASK = 63  # rows leave once in this many packets
+_CONTROL = SYN | RST | ACK | FIN
 _SYN_RST = SYN | RST
 _SYN_RST_FIN = SYN | RST | FIN
 _REPLY_NAMES = {"synack": "SYN-ACK", "rst": "RST", "ack": "ACK"}
@@ -97,6 +98,7 @@ class Replay:
         route, exact = self._route, self._route.exact
         everything, unproved = journal.everything, journal.unproved
         ordinary, acceptance = self._ordinary, self.acceptance
+        timers, events, firing, predicted = self.stack.timers, self._events, self._firing, self._expected
         whole = not journal.routine and self.stack.profile.full_queue_admits_young < 0
         quick = whole and acceptance is None
         self.split_at = None
@@ -163,7 +165,11 @@ class Replay:
                     continue
                 self.now, ahead.at = now, index
                 self._outbound(track, segment, key, entry)
-            stop = self._next_other()
+            # _next_other() without a call
+            stop = timers.next_due
+            for due in (events.next_ns, firing.edge_ns, predicted.loss_ns, ordinary.loss_ns):
+                if due < stop:  # noqa: PLR1730 - min() costs more
+                    stop = due
             if rows and not index & _RELEASE_MASK:
                 yield from journal.release(now)
         self.now = max(self.now, last)
@@ -266,6 +272,17 @@ class Replay:
         if socket is not None and self._firing.unsettled(socket):
             self._firing.settle(socket, segment, entry)
         born = entry.born if type(entry) is Request else None
+        if (
+            entry is None
+            and segment.flags & _CONTROL == SYN
+            and self.acceptance is not None
+            and track.group is None
+            and socket is not None
+            and socket.listening
+            and segment.frame != self.watched
+        ):
+            self._account(track, segment, key, None, self.acceptance.syn(socket, segment, key))
+            return
         receive = self.stack.receive if self.acceptance is None else self.acceptance.receive
         if segment.frame != self.watched:
             self._account(track, segment, key, born, receive(segment))

@@ -56,6 +56,7 @@ _BURST_NS = 1_000_000_000  # the resets of one close() come closer together
 _FLOWS = 100_000  # of a generation: a flood must not fill the memory
 _ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
 _MASK = 0xFFFFFFFF
+_OPENING = SYN | ACK | RST
 
 
 class _Flow:
@@ -228,6 +229,9 @@ class Evidence:
             if inbound and (src in exact or (wild and route.find(src) is not None)):  # both ends listen
                 inbound = flags & (SYN | ACK) == SYN or self._flow(src + dst) is not None
             if inbound:
+                if flags & _OPENING == SYN and self._flow(src + dst) is None:
+                    self._opened(segment)
+                    continue
                 self.directions.count(segment, inbound=True)
                 self._inbound(segment)
             elif src in exact or (wild and route.find(src) is not None):
@@ -329,12 +333,24 @@ class Evidence:
             flow.pending_ns = segment.time_ns
         flow.pending = (*flow.pending, (segment.frame, seq))
 
+    def _opened(self, syn: Segment) -> None:
+        """_inbound() of the first SYN of a flow: most of what a flood is."""
+        self.directions.syns += 1
+        flow = self._follow(syn.src + syn.dst, _Flow(syn.seq))
+        flow.asked = syn
+        flow.last, flow.last_ns, flow.last_flags = syn.frame, syn.time_ns, syn.flags
+        if syn.length:
+            flow.data = True
+        self._syn(syn)
+
     def _syn(self, syn: Segment) -> None:
         known = self._known(syn.dst)
         if syn.fastopen is not None:
             known.fastopen = True
-        self._judge_syns(known, syn.time_ns)
-        known.asked.append((syn.time_ns, syn.frame))
+        asked, now = known.asked, syn.time_ns
+        if asked and asked[0][0] + REPLY_NS < now:
+            self._judge_syns(known, now)
+        asked.append((now, syn.frame))
 
     def _judge_syns(self, known: Listening, now: int | None) -> None:
         """The SYNs that got no answer up to `now`, and to which none can come any more; None: the end."""
