@@ -27,10 +27,11 @@ from backlogtrace.cli.options import (
 from backlogtrace.report import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from typing import TextIO
 
-    from backlogtrace.replay.rows import Header, ListenerSummary, Row
+    from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.replay.rows import Header, ListenerSummary, Many, Row
     from backlogtrace.report import Analysis
 
     Write = Callable[[Analysis, TextIO], None]
@@ -80,9 +81,10 @@ def analyze(captures: tuple[str, ...], **values: Any) -> int:  # fmt: skip
     Several captures of one host are merged by time.
     """
     fail_on = parse_fail_on(values["fail_on"])
-    every_row = values["all_packets"]
+    everything = values["all_packets"]
+    routine_rows = everything or values["form"] in {"text", "jsonl", "csv"}
     model = parse_model(
-        values, all_packets=every_row, routine_rows=every_row or values["form"] in {"text", "jsonl", "csv"}
+        values, all_packets=everything, routine_rows=routine_rows, every_row=routine_rows or values["strict"]
     )
     header, listeners, undecided = _analyze(captures, model, values)
     return _verdict(header, listeners, fail_on=fail_on, strict=values["strict"], undecided=undecided)
@@ -169,6 +171,10 @@ class _Watched:
     @property
     def listeners(self) -> list[ListenerSummary]:
         return self._analysis.listeners
+
+    @property
+    def many(self) -> Mapping[str, Mapping[Outcome, Many]]:
+        return self._analysis.many
 
     def __iter__(self) -> Iterator[Row]:
         for row in self._analysis:

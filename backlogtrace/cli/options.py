@@ -93,7 +93,9 @@ class Model:
     """Ports that are served for certain."""
 
 
-def parse_model(values: dict[str, Any], *, all_packets: bool = False, routine_rows: bool = True) -> Model:
+def parse_model(
+    values: dict[str, Any], *, all_packets: bool = False, routine_rows: bool = True, every_row: bool = True
+) -> Model:
     """Turn the values of model_options into a Model.
 
     Raises UsageError for the first value that cannot be used.
@@ -119,6 +121,7 @@ def parse_model(values: dict[str, Any], *, all_packets: bool = False, routine_ro
         vantage=values["vantage"],
         all_packets=all_packets,
         routine_rows=routine_rows,
+        every_row=every_row,
     )
     return Model(host, options, values["reader"], served_ports(host, listeners))
 

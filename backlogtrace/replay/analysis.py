@@ -39,16 +39,19 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from backlogtrace.capture import Capture
+    from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.kernel.path import Check
     from backlogtrace.kernel.settings import Settings
     from backlogtrace.replay.inference import Inference, Recording
-    from backlogtrace.replay.rows import Row
+    from backlogtrace.replay.rows import Many, Row
     from backlogtrace.segment import Segment
 
 LISTENER_LIMIT = 4096
 """Listeners found by themselves; a port scan must not fill the memory."""
 _AHEAD_SEGMENTS = 200_000  # bound on what is kept back for looking ahead
 _STILL_OPEN_NS = 70_000_000_000  # a handshake may succeed as long as the client repeats its SYN
+_LAST_ROWS_NS = 1_000_000_000
+"""The last packets have rows, however many they are: a timeline shows them."""
 _RELEVANT = ("net.core.somaxconn", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_abort_on_overflow")
 
 
@@ -66,6 +69,8 @@ class Options:
     """Rows for packets of established connections, too."""
     routine_rows: bool = True
     """Rows for packets that went the ordinary way; a report that shows none can do without."""
+    every_row: bool = True
+    """Rows also where more packets come in a second than a report for people can show."""
     checks_of: int | None = None
     """Frame whose checks are wanted."""
 
@@ -83,6 +88,8 @@ class Analysis:
         self.listeners: list[ListenerSummary] = []
         # Where a file lies says nothing about it, and must not make two outputs differ.
         self.header = Header(capture=" ".join(Path(name).name or name for name in capture.info.names))
+        self.many: dict[str, dict[Outcome, Many]] = {}
+        """Listener -> kind -> packets without rows, see `Options.every_row`."""
         self.checks: list[Check] = []
         """What the kernel asked of the packet `Options.checks_of`, in order."""
         self._tracks: list[Track] = []
@@ -134,6 +141,9 @@ class Analysis:
             journal.differing = self.inference.differing
             self._missing = self.inference.evidence.missing()
             journal.blind = bool(self._missing)
+            if not (self._options.every_row or self._options.routine_rows or journal.blind):
+                journal.thin_until = self.inference.evidence.last_ns - _LAST_ROWS_NS
+                self.many = journal.many
         self.header.kernel = profile.name
         self.header.assumed = assumed
         collecting = gc.isenabled()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _RELEASE_MASK = 63  # rows leave once in this many packets
+_SAMPLES = 2  # the first of each kind have rows
 _CONTROL = SYN | RST | ACK | FIN
 _SYN_RST = SYN | RST
 _SYN_RST_FIN = SYN | RST | FIN
@@ -317,7 +318,13 @@ class Replay:
             if self.now >= track.edge_ns or accept > track.top_accept or syn_high > track.top_syn:
                 track.sample(self.now, accept, syn_low, syn_high)
         row = None
-        if journal.wants(outcome.decision):
+        if journal.wants(outcome.decision) and not (
+            self.now < journal.thin_until
+            and hits[outcome] > _SAMPLES
+            and not (self._firing.unclear or (self.acceptance is not None and self.acceptance.open))
+            and segment.frame not in journal.differing
+            and journal.only_counted(track, outcome, self.now)
+        ):
             row = journal.packet(key, track, segment, outcome, (accept, syn_low, syn_high))
             if row is not None and track.group is not None:
                 track.group.qualify(row, key)

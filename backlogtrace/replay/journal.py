@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.replay.lookahead import AHEAD_NS
-from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
+from backlogtrace.replay.rows import EventRow, Many, MismatchRow, OutRow, PacketRow
 from backlogtrace.segment import ACK, SYN, endpoint_text
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 HOLD_NS = 4_000_000_000
 """How long a row waits for the packet that proves it."""
 _HOLD_ROWS = 65_536
+_SECOND_NS = 1_000_000_000
+_PER_SECOND = 2_000
 _ROUTINE = frozenset({"queued", "established", "passed"})
 _SILENT = frozenset({"dropped", "overflow", "deferred"})
 _OTHER_ORIGIN = {"queued": "cookie", "retransmitted": "cookie", "fastopen": "cookie", "cookie": "queued"}
@@ -57,12 +59,34 @@ class Journal:
         """Too much is missing from the capture to hold the model to it."""
         self.differing: dict[int, tuple[str, ...]] = {}
         """Packets (frames) whose decision the evidence leaves open -> the other decisions."""
+        self.thin_until = 0
+        """Before this time (ns) packets are only counted where more come in a second than anybody reads."""
+        self.many: dict[str, dict[Outcome, Many]] = {}
+        """Listener -> kind -> those that are only counted."""
+        self._left_out = self._second = self._made = 0
         self.unproved: dict[bytes, PacketRow] = {}
         """Last row of a connection that waits for proof, by client + server endpoint."""
 
     def wants(self, decision: str) -> bool:
         """Whether a packet with this decision gets a row."""
         return self.everything or (decision != "passed" and (self.routine or decision not in _ROUTINE))
+
+    def only_counted(self, track: Track, outcome: Outcome, now: int) -> bool:
+        """Whether an inbound packet is one of too many to have a row; it is counted then."""
+        if now - self._second >= _SECOND_NS:
+            self._second, self._made = now, 0
+        self._made += 1
+        if self._made <= _PER_SECOND:
+            return False
+        kinds = self.many.setdefault(track.name, {})
+        known = kinds.get(outcome)
+        if known is None:
+            kinds[outcome] = Many(1, now, now)
+        else:
+            known.count += 1
+            known.last_ns = now
+        self._left_out += 1
+        return True
 
     def packet(
         self, key: bytes, track: Track, segment: Segment, outcome: Outcome, queues: tuple[int, int, int]
@@ -74,6 +98,7 @@ class Journal:
         row = PacketRow(
             segment, track.name, outcome, (least, accept), (syn_low, syn_high), self.certainty, rivals=rivals
         )
+        row.left_out, self._left_out = self._left_out, 0
         if self.blind:
             row.certainty = "undecided"
         if segment.frame in self.differing:

@@ -33,6 +33,17 @@ class PacketRow:
     """Frame that proves the decision."""
     rivals: tuple[str, ...] = ()
     """Other explanations that the evidence leaves open."""
+    left_out: int = 0
+    """Packets right before it that have no row, because too many came at once."""
+
+
+@dataclass(slots=True)
+class Many:
+    """Packets of one kind that have no rows, because too many came at once: how many, and when (ns)."""
+
+    count: int
+    first_ns: int
+    last_ns: int
 
 
 @dataclass(slots=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from backlogtrace.replay.rows import Header, ListenerSummary, Row
+    from backlogtrace.kernel.outcome import Outcome
+    from backlogtrace.replay.rows import Header, ListenerSummary, Many, Row
 
 FORMATS = ("rich", "text", "jsonl", "csv", "prom")
 
@@ -25,6 +26,10 @@ class Analysis(Protocol):
     @property
     def listeners(self) -> list[ListenerSummary]:
         """Totals per listener."""
+
+    @property
+    def many(self) -> Mapping[str, Mapping[Outcome, Many]]:
+        """Listener -> kind -> packets that have no rows of their own."""
 
     def __iter__(self) -> Iterator[Row]:
         """The rows."""

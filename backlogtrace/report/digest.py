@@ -45,27 +45,28 @@ class Selection:
     def __init__(self, limit: int) -> None:
         self.seen = 0
         self._limit = limit
-        self._head: list[Row] = []
+        self._head: list[tuple[int, Row]] = []
         self._head_limit = (limit + 1) // 2
-        self._tail: deque[Row] = deque(maxlen=limit // 2)
+        self._tail: deque[tuple[int, Row]] = deque(maxlen=limit // 2)
         self._samples: list[tuple[int, Row]] = []
 
     def add(self, row: Row, *, sample: bool) -> None:
         """Consider `row`, the next in order; a sample is kept wherever it stands."""
         self.seen += 1
+        if type(row) is PacketRow:
+            self.seen += row.left_out
         if sample:
             self._samples.append((self.seen, row))
-        if self.seen > self._head_limit:
-            self._tail.append(row)
+        if len(self._head) < self._head_limit:
+            self._head.append((self.seen, row))
         else:
-            self._head.append(row)
+            self._tail.append((self.seen, row))
 
     def chosen(self) -> list[tuple[int, Row]]:
         """(rows hidden before this one, row) in order."""
         if not self._limit:
             return []
-        by_number = dict(enumerate(self._head, 1)) | dict(self._samples)
-        by_number |= dict(enumerate(self._tail, self.seen - len(self._tail) + 1))
+        by_number = dict(self._head) | dict(self._samples) | dict(self._tail)
         result, before = [], 0
         for number in sorted(by_number):
             result.append((number - before - 1, by_number[number]))
@@ -82,6 +83,8 @@ class Digest:
     """Listener -> (decision, reason) -> when; only what matters."""
     mismatches: list[MismatchRow] = field(default_factory=list)
     """The first few."""
+    thinned: bool = False
+    """Whether there were packets without rows of their own."""
     undecided: dict[str, dict[tuple[str, ...], int]] = field(default_factory=dict)
     """Listener -> what else may have become of a packet -> packets; of those that matter."""
 
@@ -136,6 +139,13 @@ def digest(analysis: Analysis, limit: int, every_row: Callable[[Row], None] | No
         selection.add(row, sample=span.count <= _PER_KIND)
         if type(row) is MismatchRow and len(result.mismatches) < _MISMATCH_LIMIT:
             result.mismatches.append(row)
+    for listener, several in analysis.many.items():
+        known = listeners.setdefault(listener, {})
+        for outcome, many in several.items():
+            if outcome.decision not in ROUTINE:
+                span = Span(many.count, many.first_ns, many.last_ns)
+                known["counted", outcome] = ((outcome.decision, outcome.reason), span)
+                result.thinned = True
     for listener, kinds in listeners.items():
         spans = result.spans[listener] = {}
         for name, span in kinds.values():

@@ -175,7 +175,8 @@ class _Page:
         self._console.print()
         self._rule(f"listener {safe(summary.name)}")
         name = summary.name
-        found = verdict(summary, kept.spans.get(name, {}), start, kept.undecided.get(name))
+        spans, undecided = kept.spans.get(name, {}), kept.undecided.get(name)
+        found = verdict(summary, spans, start, undecided, thinned=kept.thinned)
         style = _LEVEL_STYLE[found.level]
         self._paragraph(f"{_LEVEL_WORD[found.level]}: {found.headline}", style)
         for paragraph in found.story:

@@ -79,11 +79,13 @@ def verdict(
     spans: dict[Kind, Span],
     start_ns: int,
     undecided: Mapping[tuple[str, ...], int] | None = None,
+    *,
+    thinned: bool = False,
 ) -> Verdict:
     """The verdict on one listener.
 
     `spans` says when each kind of row first and last happened; times are told from `start_ns`. `undecided`
-    has what else may have become of packets, and of how many.
+    has what else may have become of packets, and of how many (`thinned`: at least).
     """
     result = Verdict()
     if summary.mismatches:
@@ -102,21 +104,23 @@ def verdict(
     _cost(result, summary)
     _requests(result, summary)
     _rest(result, summary)
-    _undecided(result, undecided or {})
+    _undecided(result, undecided or {}, "at least " if thinned else "")
     if not result.headline:
         result.headline = _nothing_wrong(summary)
     return result
 
 
-def _undecided(result: Verdict, undecided: Mapping[tuple[str, ...], int]) -> None:
+def _undecided(result: Verdict, undecided: Mapping[tuple[str, ...], int], least: str) -> None:
     """What the capture leaves open, and what would settle it."""
     if not undecided:
         return
     rivals = dict.fromkeys(rival for several in undecided for rival in several)
     number = sum(undecided.values())
-    result.worse("notice", f"{count(number, 'decision is', 'decisions are')} undecided.")
+    told = least + count(number, "decision is", "decisions are")
+    told = told[0].upper() + told[1:]
+    result.worse("notice", f"{told} undecided.")
     result.story.append(
-        f"{count(number, 'decision is', 'decisions are')} the likeliest of several that the capture leaves "
+        f"{told} the likeliest of several that the capture leaves "
         f"open; also possible: {', '.join(map(label, rivals))}."
     )
     settled = dict.fromkeys(_SETTLED_BY.get(rival, _COUNTERS) for rival in rivals)
