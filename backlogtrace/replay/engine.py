@@ -166,11 +166,14 @@ class Replay:
                     continue
                 self.now, ahead.at = now, index
                 self._outbound(track, segment, key, entry)
-            # _next_other() without a call
-            stop = timers.next_due
-            for due in (events.next_ns, firing.edge_ns, predicted.loss_ns, ordinary.loss_ns):
-                if due < stop:  # noqa: PLR1730 - min() costs more
-                    stop = due
+            if (
+                timers.next_due < stop
+                or events.next_ns < stop
+                or firing.edge_ns < stop
+                or predicted.loss_ns < stop
+                or ordinary.loss_ns < stop
+            ):
+                stop = self._next_other()
             if rows and not index & _RELEASE_MASK:
                 yield from journal.release(now)
         self.now = max(self.now, last)

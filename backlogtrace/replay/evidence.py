@@ -55,6 +55,7 @@ _CROSSING_NS = 2_000_000
 _BURST_NS = 1_000_000_000  # the resets of one close() come closer together
 _FLOWS = 100_000  # of a generation: a flood must not fill the memory
 _ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
+_TAKEN_BACK = 1_000
 _MASK = 0xFFFFFFFF
 _OPENING = SYN | ACK | RST
 
@@ -120,8 +121,8 @@ class Listening:
     """Last time a SYN was answered with a SYN-ACK."""
     first_rst_ns: int | None = None
     """First RST since the last sign that somebody listens."""
-    asked: deque[tuple[int, int]] = field(default_factory=deque)
-    """Time (ns) and frame of the SYNs that may still be answered."""
+    asked: deque[Segment] = field(default_factory=deque)
+    """The SYNs that may still be answered."""
 
     @property
     def trouble(self) -> int:
@@ -214,9 +215,11 @@ class Evidence:
     def see(self, segments: Iterable[Segment], route: Route) -> None:
         """Take in the next segments of a capture, in order; `route` knows the listeners among them."""
         exact, wild = route.exact, route.wild
+        size = len(self._bits)
         for segment in segments:
-            if segment.frame >= len(self._bits):
-                self._bits.frombytes(bytes(2 * max(len(self._bits), segment.frame)))
+            if segment.frame >= size:
+                self._bits.frombytes(bytes(2 * max(size, segment.frame)))
+                size = len(self._bits)
             self.last_ns = segment.time_ns
             src, dst, flags = segment.src, segment.dst, segment.flags
             inbound = dst in exact or (bool(wild) and route.find(dst) is not None)
@@ -229,9 +232,11 @@ class Evidence:
             if inbound and (src in exact or (wild and route.find(src) is not None)):  # both ends listen
                 inbound = flags & (SYN | ACK) == SYN or self._flow(src + dst) is not None
             if inbound:
-                if flags & _OPENING == SYN and self._flow(src + dst) is None:
-                    self._opened(segment)
-                    continue
+                if flags & _OPENING == SYN:
+                    key = src + dst
+                    if key not in self._flows and key not in self._older:
+                        self._opened(segment, key)
+                        continue
                 self.directions.count(segment, inbound=True)
                 self._inbound(segment)
             elif src in exact or (wild and route.find(src) is not None):
@@ -333,10 +338,10 @@ class Evidence:
             flow.pending_ns = segment.time_ns
         flow.pending = (*flow.pending, (segment.frame, seq))
 
-    def _opened(self, syn: Segment) -> None:
+    def _opened(self, syn: Segment, key: bytes) -> None:
         """_inbound() of the first SYN of a flow: most of what a flood is."""
         self.directions.syns += 1
-        flow = self._follow(syn.src + syn.dst, _Flow(syn.seq))
+        flow = self._follow(key, _Flow(syn.seq))
         flow.asked = syn
         flow.last, flow.last_ns, flow.last_flags = syn.frame, syn.time_ns, syn.flags
         if syn.length:
@@ -347,17 +352,18 @@ class Evidence:
         known = self._known(syn.dst)
         if syn.fastopen is not None:
             known.fastopen = True
-        asked, now = known.asked, syn.time_ns
-        if asked and asked[0][0] + REPLY_NS < now:
-            self._judge_syns(known, now)
-        asked.append((now, syn.frame))
+        asked = known.asked
+        if asked and asked[0].time_ns + REPLY_NS < syn.time_ns:
+            self._judge_syns(known, syn.time_ns)
+        asked.append(syn)
 
     def _judge_syns(self, known: Listening, now: int | None) -> None:
         """The SYNs that got no answer up to `now`, and to which none can come any more; None: the end."""
-        asked = known.asked
-        while asked and (now is None or asked[0][0] + REPLY_NS < now):
-            when, frame = asked.popleft()
-            if not self._bits[frame] & REPLY:
+        asked, bits = known.asked, self._bits
+        while asked and (now is None or asked[0].time_ns + REPLY_NS < now):
+            syn = asked.popleft()
+            when = syn.time_ns
+            if not bits[syn.frame] & REPLY:
                 known.refused.append(when)
                 if known.first_rst_ns is not None and known.first_rst_ns < when:
                     known.first_rst_ns = None  # dropped: somebody listens
@@ -404,8 +410,8 @@ class Evidence:
         crossing: tuple[tuple[int, int], ...] = ()
         if flow.synack is None:
             known.attempts += 1
-            if asked and synack.time_ns - flow.last_ns > REPLY_NS and flow.last_ns in known.refused:
-                known.refused.remove(flow.last_ns)  # taken for dropped meanwhile
+            if asked and synack.time_ns - flow.last_ns > REPLY_NS:
+                _take_back(known.refused, flow.last_ns)  # taken for dropped meanwhile
         else:
             if not asked:
                 flow.repeats += 1
@@ -500,6 +506,14 @@ def _crosses(flow: _Flow, synack: Segment) -> bool:
     """Whether a SYN-ACK that came again may have been sent before the client's last packet came."""
     again = flow.synack == synack.seq and not flow.last_flags & (SYN | RST)
     return again and synack.time_ns - flow.last_ns < _CROSSING_NS
+
+
+def _take_back(times: array[int], when: int) -> None:
+    """Remove one of the last times; they are nearly in order, and a flood's are not all looked at."""
+    for place in range(len(times) - 1, max(len(times) - _TAKEN_BACK, 0) - 1, -1):
+        if times[place] == when:
+            del times[place]
+            return
 
 
 def _bursts(resets: list[tuple[int, bytes]]) -> dict[bytes, list[int]]:
