@@ -5,6 +5,7 @@ Knows options and formats. Refuses to know what anything means.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -72,6 +73,8 @@ def explain(topic: str | None, sysctls: tuple[str, ...], frame: int | None, **va
         return
     if values["host_file"]:
         raise UsageError("--host belongs to a capture: give the capture and --frame, too")
+    if topic is not None and os.path.isfile(topic):  # noqa: PTH113 - starts faster
+        raise UsageError(f"{topic} is a file: say which of its packets with --frame N")
     if topic is not None and sysctls:
         raise UsageError(f"--sysctl plays settings and {topic!r} is a topic: give one of them")
     profile, note = find_kernel(values["kernel"]) if values["kernel"] else (DEFAULT, "")

@@ -117,6 +117,7 @@ def test_what_cannot_be_explained_is_said() -> None:
     capture = str(OVERFLOW / "capture.pcap")
     assert "concerns no listen socket; the nearest" in str(invoke(capture, "--frame", "999999"))
     assert isinstance(invoke(capture, "--frame", "999999"), UsageError)
+    assert "say which of its packets" in str(invoke(capture))
     assert "give the capture" in str(invoke("--frame", "3"))
     assert "--host belongs to a capture" in str(invoke("overflow", "--host", "host.json"))
     assert isinstance(invoke(str(OVERFLOW / "nothing.pcap"), "--frame", "3"), CaptureError | UsageError)
