@@ -223,23 +223,25 @@ class Acceptance:
         if aborts:
             return True
         if bits & USED:
-            return not (full and self._taken_later(segment))
+            return not (full and self._taken_later(request, segment))
         if full and type(request) is Request and not bits & GONE and self._would_repeat(request, segment):
             self.weak += 1
+            # or its request had fewer retries left than the model believes
+            self.open, self.rivals = True, ("overflow",)
             return True
         known = self.accepts == 0 or self._evidence.refuses_next(segment.dst, segment.time_ns)
         if full and not known:
             self.open, self.rivals = True, ("established", "lost_after_capture")
         return None
 
-    def _taken_later(self, segment: Segment) -> bool:
+    def _taken_later(self, request: object, segment: Segment) -> bool:
         """Whether rather a later packet of the client completed the handshake: accept() came in between.
 
         It came before this packet or after, at some time at which nothing was refused: the longer
         stretch is the likelier.
         """
         taken = self._evidence.taken_by(segment.frame)
-        if taken is None:
+        if taken is None or (type(request) is Request and self._would_show(request, segment, taken)):
             return False
         now = segment.time_ns
         since = self._evidence.last_refusal(segment.dst, now)
@@ -252,11 +254,23 @@ class Acceptance:
             self.rivals = ("established" if late > early else "overflow",)
         return late > early
 
+    def _would_show(self, request: Request, segment: Segment, until: int) -> bool:
+        """Whether the timer of a request that was still there at `until` would have shown itself by then.
+
+        It sends the SYN-ACK again or removes the request; only TCP_DEFER_ACCEPT keeps it silent.
+        """
+        return any(self._plan_if_ignored(request)) and max(request.deadline, segment.time_ns) < until
+
+    def _plan_if_ignored(self, request: Request) -> tuple[bool, bool]:
+        """(expire, send a SYN-ACK) at the next timer if the packet at hand is ignored."""
+        acked, request.acked = request.acked, True
+        plan = request.listener.timer_plan(request)
+        request.acked = acked
+        return plan
+
     def _would_repeat(self, request: Request, segment: Segment) -> bool:
         """Whether the SYN-ACK would come again within the capture if this packet were ignored."""
-        acked, request.acked = request.acked, True
-        _, send = request.listener.timer_plan(request)
-        request.acked = acked
+        _, send = self._plan_if_ignored(request)
         # under pressure, which may come, only the first two repetitions are safe
         send = send and (request.num_timeout < _SAFE_REPEATS or not request.listener.under_pressure())
         return send and self._evidence.last_ns > max(request.deadline, segment.time_ns) + _LAST_WORD_NS

@@ -571,3 +571,45 @@ def test_ack_that_should_be_reset_and_is_not_is_undecided() -> None:
     row = worked_out(wire).packets[3]
     assert row.certainty == "undecided"
     assert {row.outcome.decision, *row.rivals} == {"established", "overflow"}
+
+
+def late_connection(*, repeated: bool) -> Wire:
+    """Two connections fill the queue, a third is let in some time after its first ACK."""
+    wire = Wire()
+    wire.syn(3, 0)
+    wire.handshake(1, 5)
+    wire.handshake(2, 10)
+    wire.ack(3, 50)
+    wire.synack(3, 1020)
+    wire.ack(3, 1030)
+    if repeated:
+        wire.synack(3, 3060)
+    wire.ack(3, 6000, length=10)
+    wire.outbound(ACK, 3, 6000.1, ack=isn(3) + 11)
+    wire.close(4, 9000)
+    return wire
+
+
+@pytest.mark.parametrize(("repeated", "decision"), [(False, "established"), (True, "overflow")])
+def test_timer_that_stays_silent_shows_that_the_ack_was_taken(repeated: bool, decision: str) -> None:
+    wire = late_connection(repeated=repeated)
+    found = replay(wire, replace(host(1), accept_log=False), all_packets=True)
+    by_time = {row.segment.time_ns: row.outcome.decision for row in found.packets}
+    assert by_time[at(50)] == "overflow"
+    assert by_time[at(1030)] == decision
+
+
+def test_ack_that_only_a_missing_synack_speaks_for_is_undecided() -> None:
+    """It was let in, or its request had fewer retries left than the settings say."""
+    wire = Wire()
+    wire.syn(3, 0)
+    wire.handshake(1, 5)
+    wire.handshake(2, 10)
+    wire.ack(3, 50)
+    wire.synack(3, 1020)
+    wire.ack(3, 1030)
+    wire.close(4, 9000)
+    found = replay(wire, replace(host(1), accept_log=False), all_packets=True)
+    (row,) = (row for row in found.packets if row.segment.time_ns == at(1030))
+    assert row.certainty == "undecided"
+    assert {row.outcome.decision, *row.rivals} >= {"established", "overflow"}
