@@ -32,6 +32,11 @@ KERNELS = (
 """Families that differ on the wire, the usual ones first."""
 _FEW = 50
 """Hardly a program asks for a smaller backlog."""
+_ROUND = frozenset({
+    *(1 << power for power in range(17)), 5, 10, 20, 25, 30, 40, 50, 75, 100, 150, 200, 250, 300, 400, 500,
+    511, 1000, 2000, 5000, 10_000, 65_535,
+})  # fmt: skip
+"""Numbers that people write. Kernels differ by one in what fits: 64 of one may be 63 of another."""
 UNLIMITED = 4096
 """net.core.somaxconn since 5.4: the backlog of a listener whose queues were never seen full."""
 FIELDS = (
@@ -118,6 +123,8 @@ class Hypothesis:
             + 3 * (self.kernel in {"4.4.1", "3.10", "4.4"})
             + 4 * len(self.changes)
             + 3 * (min(backlogs) < _FEW)  # one number out of many: -log of a twentieth
+            + 0.4 * (not _ROUND.issuperset(backlogs))
+            + 2 * (min(backlogs) == 0)
             + (KERNELS.index(self.kernel) / 100 if self.kernel in KERNELS else 0)
             - self.backlog / 10_000
         )

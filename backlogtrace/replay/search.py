@@ -244,6 +244,6 @@ def _cost(hypothesis: Hypothesis, score: Score) -> float:
     return (
         _CONTRADICTION * score.contradictions
         + hypothesis.implausibility()
-        + 0.25 * math.log2(1 + score.accepts)
+        + 0.5 * math.log2(1 + score.accepts)
         + 0.8 * score.weak
     )
