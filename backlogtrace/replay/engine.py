@@ -405,7 +405,7 @@ class Replay:
         if outcome.decision == "cookie" and (socket := track.member(expectation.key).socket) is not None:
             socket.cookies.seen(expectation.key, segment.seq)
             reason = "cookie"
-        if journal.routine:
+        if journal.routine and journal.wants(outcome.decision):
             synack = expectation.reply == "synack"
             journal.sent(
                 track,

@@ -49,6 +49,12 @@ def fixture(folder: Path) -> Path:
     return place
 
 
+def test_the_fixtures_of_the_project_are_as_expected() -> None:
+    result = check(ROOT / "fixtures")
+    assert "none failed" in result.output, result.output
+    assert result.return_value == 0
+
+
 def test_update_writes_what_check_then_accepts(fixture: Path) -> None:
     assert json.loads((fixture / "expected.jsonl").read_text().splitlines()[0])["capture"] == "capture.pcap"
     result = check(fixture.parent)
