@@ -96,6 +96,8 @@ class Analysis:
         self._copies = Copies()
         self._missing = ""
         """What the capture lacks, in words."""
+        self._away = ""
+        """Where it was taken, in words, if not at the server: what the server never got is in it, too."""
         self._found = False
         """Whether all listeners of the capture are known."""
         self._route = Route()
@@ -121,7 +123,9 @@ class Analysis:
             logged = self.host.accept_log or self.inference is not None
             accept = AcceptModel("never" if logged else "immediate")  # but for those logged or worked out
         assumed += self._assumptions(given, settings)
-        away = self._options.vantage == "client"  # what the server never got is in the capture, too
+        if self._options.vantage == "auto" and self.inference is not None:
+            self._away = self.inference.evidence.vantage.away()
+        away = self._options.vantage == "client" or bool(self._away)
         journal = Journal(
             "likely" if assumed or away else "certain",
             silence_rivals=("lost_after_capture",) if away else (),
@@ -310,7 +314,7 @@ class Analysis:
                     summary.peak_accept_queue = replay.acceptance.peak(track)
                 summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
                 self.listeners.append(summary)
-        _grade(header, info.dropped, info.backward_max_ns, self._copies.dropped, self._missing)
+        _grade(header, info.dropped, info.backward_max_ns, self._copies.dropped, self._missing, self._away)
 
 
 def _settled(segments: list[Segment]) -> int:
@@ -362,7 +366,7 @@ def _kernel(text: str | None) -> tuple[profiles.Profile, str, list[str]]:
     return profile, note, []
 
 
-def _grade(header: Header, dropped: int, backward_ns: int, copies: int, missing: str) -> None:
+def _grade(header: Header, dropped: int, backward_ns: int, copies: int, missing: str, away: str) -> None:
     """How far the capture can be trusted: A whole, B blemished, C damaged or incomplete, D one-sided."""
     reasons = header.quality_reasons
     if header.problems:
@@ -375,6 +379,9 @@ def _grade(header: Header, dropped: int, backward_ns: int, copies: int, missing:
         grade = max(grade, "B")
     if copies:
         reasons.append(f"{copies} packets were captured more than once; the first copy counts")
+        grade = max(grade, "B")
+    if away:
+        reasons.append(away)
         grade = max(grade, "B")
     if missing:
         reasons.append(missing)

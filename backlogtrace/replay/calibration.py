@@ -6,7 +6,8 @@ captured: it says what is missing, and what can be told without it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
 from backlogtrace.segment import ACK, HANDSHAKE, SYN
@@ -20,6 +21,10 @@ _COPY_NS = 5_000_000  # a retransmission takes far longer
 _REMEMBERED = 50_000
 _NONE_AFTER = 100_000
 """Where so many SYNs and SYN-ACKs were captured once only, the capture does not copy packets."""
+_HANDSHAKES = 200
+_FEW_HANDSHAKES = 5
+_FAR_NS = 5_000_000  # no server near takes so long for half of its SYN-ACKs
+_FARTHER = 4
 _ENOUGH = 20
 """Packets that tell whether a kind is missing."""
 
@@ -77,6 +82,38 @@ class Copies:
 def _same(before: Segment, segment: Segment) -> bool:
     """Whether two segments are one packet; but for when and where they were captured, all is alike."""
     return abs(segment.time_ns - before.time_ns) <= _COPY_NS and before[2:] == segment[2:]
+
+
+@dataclass(slots=True)
+class Vantage:
+    """Where the capture was taken, as handshakes show: whoever is near answers at once."""
+
+    server_ns: list[int] = field(default_factory=list)
+    """From SYN to SYN-ACK, of the first handshakes."""
+    client_ns: list[int] = field(default_factory=list)
+    """From there to the client's ACK."""
+
+    def full(self) -> bool:
+        """Whether more would tell no more."""
+        return len(self.server_ns) >= _HANDSHAKES
+
+    def add(self, server_ns: int, client_ns: int) -> None:
+        """Take note of a handshake."""
+        self.server_ns.append(server_ns)
+        self.client_ns.append(client_ns)
+
+    def away(self) -> str:
+        """What it means, in words, if the capture was not taken at the server; empty if it was, or may be."""
+        if len(self.server_ns) < _FEW_HANDSHAKES:
+            return ""
+        server, client = median(self.server_ns), median(self.client_ns)
+        if server < _FAR_NS or server < client / _FARTHER:
+            return ""
+        place = "near the clients" if server > _FARTHER * client else "between clients and server"
+        return (
+            f"captured {place} (SYN-ACKs take {server / 1e6:.1f} ms, ACKs {client / 1e6:.1f} ms): what was "
+            "lost on the way to the server is in it, too"
+        )
 
 
 @dataclass(slots=True)

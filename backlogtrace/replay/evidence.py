@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from backlogtrace.replay.calibration import Directions
+from backlogtrace.replay.calibration import Directions, Vantage
 from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN, end_seq, seq_after
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class _Flow:
     """Frame of the client's last packet while it has no reply."""
     last_ns = 0
     last_flags = 0
+    synack_ns = synack_delay_ns = 0
+    """Time of a SYN-ACK that answered a SYN at once, and how long that took, until the client's ACK."""
     used = False
     data = False
     """The client sent data."""
@@ -160,6 +162,7 @@ class Evidence:
     def __init__(self) -> None:
         self.last_ns = 0
         self.directions = Directions()
+        self.vantage = Vantage()
         self.listening: dict[bytes, Listening] = {}
         """By endpoint."""
         self._bits = array("H", bytes(2048))
@@ -320,6 +323,9 @@ class Evidence:
             flow = self._follow(key, _Flow(None))
         if flow.isn is None:
             self._bits[segment.frame] |= FOREIGN
+        if flow.synack_ns and not flags & (SYN | RST):
+            self.vantage.add(flow.synack_delay_ns, segment.time_ns - flow.synack_ns)
+            flow.synack_ns = 0
         flow.last, flow.last_ns, flow.last_flags = segment.frame, segment.time_ns, flags
         flow.data = flow.data or segment.length > 0
         if flags & RST:
@@ -422,6 +428,8 @@ class Evidence:
             if flow.pending:
                 known.refused.append(flow.last_ns)
         if asked:
+            if not self.vantage.full():
+                flow.synack_ns, flow.synack_delay_ns = synack.time_ns, synack.time_ns - flow.last_ns
             known.alive_ns = synack.time_ns
             known.first_rst_ns = None
             if known.closed:
