@@ -349,6 +349,7 @@ class Acceptance:
     def _syn(self, syn: Segment, key: bytes, outcome: Outcome, bits: int, *, fresh: bool) -> Outcome:
         if outcome.reply == "synack" and fresh and not bits & REPLY:
             if syn.time_ns > self._evidence.last_ns - _SILENCE_NS:
+                self.open, self.rivals = True, ("dropped",)
                 return outcome
             # not for the queues' sake, as far as is known: something else may have taken it
             self.open, self.rivals = True, ("firewall", "lost_after_capture")

@@ -35,10 +35,11 @@ from backlogtrace.replay.track import Track
 from backlogtrace.segment import endpoint, endpoint_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Literal
 
     from backlogtrace.capture import Capture
+    from backlogtrace.capture.info import CaptureInfo
     from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.kernel.path import Check
     from backlogtrace.kernel.settings import Settings
@@ -314,7 +315,26 @@ class Analysis:
                     summary.peak_accept_queue = replay.acceptance.peak(track)
                 summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
                 self.listeners.append(summary)
-        _grade(header, info.dropped, info.backward_max_ns, self._copies.dropped, self._missing, self._away)
+        _grade(header, self._blemishes(info))
+
+    def _blemishes(self, info: CaptureInfo) -> Iterator[tuple[str, Literal["B", "C", "D"]]]:
+        """What is wrong with the capture, and the best grade it can have for that."""
+        unseen = len(self.inference.evidence.lost) if self.inference is not None else 0
+        copies, back_ns = self._copies.dropped, info.backward_max_ns
+        if info.problems:
+            yield "the capture could not be read to its end", "C"
+        if info.dropped:
+            yield f"{info.dropped} packets were lost by the capture itself", "C"
+        if unseen and not self._missing:
+            yield f"{unseen} SYN-ACKs were not captured, but clients acknowledged them", "B"
+        if back_ns >= 1_000_000:  # noqa: PLR2004 - 1 ms
+            yield f"packets go back in time by up to {back_ns / 1e6:.1f} ms", "B"
+        if copies:
+            yield f"{copies} packets were captured more than once; the first copy counts", "B"
+        if self._away:
+            yield self._away, "B"
+        if self._missing:
+            yield self._missing, "D"
 
 
 def _settled(segments: list[Segment]) -> int:
@@ -366,27 +386,11 @@ def _kernel(text: str | None) -> tuple[profiles.Profile, str, list[str]]:
     return profile, note, []
 
 
-def _grade(header: Header, dropped: int, backward_ns: int, copies: int, missing: str, away: str) -> None:
+def _grade(header: Header, blemishes: Iterable[tuple[str, Literal["B", "C", "D"]]]) -> None:
     """How far the capture can be trusted: A whole, B blemished, C damaged or incomplete, D one-sided."""
-    reasons = header.quality_reasons
-    if header.problems:
-        reasons.append("the capture could not be read to its end")
-    if dropped:
-        reasons.append(f"{dropped} packets were lost by the capture itself")
-    grade: Literal["A", "B", "C", "D"] = "C" if reasons else "A"
-    if backward_ns >= 1_000_000:  # noqa: PLR2004 - 1 ms
-        reasons.append(f"packets go back in time by up to {backward_ns / 1e6:.1f} ms")
-        grade = max(grade, "B")
-    if copies:
-        reasons.append(f"{copies} packets were captured more than once; the first copy counts")
-        grade = max(grade, "B")
-    if away:
-        reasons.append(away)
-        grade = max(grade, "B")
-    if missing:
-        reasons.append(missing)
-        grade = "D"
-    header.quality = grade
+    for reason, grade in blemishes:
+        header.quality_reasons.append(reason)
+        header.quality = max(header.quality, grade)
 
 
 def infer_capture(capture: Capture, host: Host | None, options: Options | None = None) -> Inference:

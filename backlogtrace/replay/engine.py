@@ -82,6 +82,8 @@ class Replay:
             Acceptance(stack, route, journal, evidence, floors) if evidence is not None else None
         )
         self._ordinary.acceptance = self.acceptance
+        self._lost = evidence.lost if evidence is not None else frozenset[int]()
+        """SYNs whose answer the capture does not show."""
         stack.witness = self._ahead.answer
         stack.synack_of = self._ahead.synack
 
@@ -337,7 +339,7 @@ class Replay:
             if row is not None and self.acceptance is not None and self.acceptance.open:
                 row.certainty = "undecided"
                 row.rivals = tuple(dict.fromkeys((*row.rivals, *self.acceptance.rivals)))
-        if outcome.reply is not None:
+        if outcome.reply is not None and segment.frame not in self._lost:
             expectation = Expectation(key, track, outcome.reply, self.now)
             expectation.cause = segment.frame
             expectation.outcome = outcome

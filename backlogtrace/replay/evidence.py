@@ -125,6 +125,8 @@ class Listening:
     """First RST since the last sign that somebody listens."""
     asked: deque[Segment] = field(default_factory=deque)
     """The SYNs that may still be answered."""
+    unexplained: deque[tuple[Segment, _Flow]] = field(default_factory=deque)
+    """Bare ACKs of clients whose SYN got no answer; a RST may still answer them."""
 
     @property
     def trouble(self) -> int:
@@ -165,6 +167,8 @@ class Evidence:
         self.vantage = Vantage()
         self.listening: dict[bytes, Listening] = {}
         """By endpoint."""
+        self.lost: set[int] = set()
+        """SYNs (frames) whose SYN-ACK was not captured: the client acknowledged it, and no RST objected."""
         self._bits = array("H", bytes(2048))
         self._flows: dict[bytes, _Flow] = {}
         self._older: dict[bytes, _Flow] = {}
@@ -260,6 +264,7 @@ class Evidence:
         """The capture is over."""
         for known in self.listening.values():
             self._judge_syns(known, None)
+            self._judge_acks(known, self.last_ns)
             known.refused = array("q", sorted(known.refused))
             known.taken = array("q", sorted(known.taken))
         for end, starts in _bursts(self._resets).items():
@@ -333,6 +338,13 @@ class Evidence:
             flow.pending = ()
         if flow.used or flags & (SYN | RST):
             return
+        bare = (
+            not segment.length and not flags & FIN
+        )  # clients send data without a handshake, but no bare ACK
+        if bare and flow.synack is None and flow.asked is not None and flags & ACK:
+            known = self._known(segment.dst)
+            self._judge_acks(known, segment.time_ns)
+            known.unexplained.append((segment, flow))
         seq = segment.seq if segment.length else -1
         if seq >= 0:
             again = [place for place, (_, old) in enumerate(flow.pending) if old == seq]
@@ -374,6 +386,24 @@ class Evidence:
                 if known.first_rst_ns is not None and known.first_rst_ns < when:
                     known.first_rst_ns = None  # dropped: somebody listens
 
+    def _judge_acks(self, known: Listening, now: int) -> None:
+        """What acknowledges something although no SYN-ACK was captured, and was not reset by `now`."""
+        while known.unexplained and known.unexplained[0][0].time_ns + REPLY_NS < now:
+            ack, flow = known.unexplained.popleft()
+            if not self._bits[ack.frame] & RST_REPLY:
+                self._answered(known, flow, ack.ack)
+
+    def _answered(self, known: Listening, flow: _Flow, ack: int) -> None:
+        """The last SYN of a flow was answered; the capture lost the SYN-ACK."""
+        syn = flow.asked
+        if syn is None or flow.synack is not None or flow.isn != syn.seq:
+            return
+        self.lost.add(syn.frame)
+        self._bits[syn.frame] |= SYNACK_REPLY
+        _take_back(known.refused, syn.time_ns)
+        known.attempts += 1
+        flow.synack = (ack - 1) & _MASK
+
     def _outbound(self, segment: Segment) -> None:
         key = segment.dst + segment.src
         flow = self._flow(key)
@@ -391,6 +421,8 @@ class Evidence:
         if direct:
             self._bits[direct] |= SYNACK_REPLY if flags & SYN else RST_REPLY if flags & RST else ACK_REPLY
             flow.last = 0
+        if flow.synack is None and flow.pending and not flags & (SYN | RST):
+            self._answered(self._known(segment.src), flow, segment.seq)
         if flags & SYN:
             self._synack(flow, segment, asked=bool(direct))
         elif flags & RST:

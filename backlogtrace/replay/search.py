@@ -9,9 +9,10 @@ from __future__ import annotations
 import heapq
 import math
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
-from backlogtrace.replay.hypothesis import KERNELS, UNLIMITED, Change, Hypothesis
+from backlogtrace.replay.hypothesis import KERNELS, SYSCTLS, UNLIMITED, Change, Hypothesis
 from backlogtrace.replay.trial import Score, attempt
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ _SLACK = 3  # a trial goes on for so many contradictions more than the best one 
 _CONTRADICTION = 6.0  # -log of how rarely the wire contradicts the truth
 _MANY = 20  # SYN-ACKs that a request would have repeated
 _CHANGE_TIMES = 8
+_SWITCHES = {"syncookies": (0, 1, 2), "abort": (0, 1)}
+"""Settings that are tried to have been changed on the way."""
 _CHANGES = 3
 
 
@@ -197,11 +200,10 @@ class Search:
             for when in (*times, *(relieved - 1 for relieved in score.relieved)):
                 for backlog in self._backlogs:
                     self._try_change(hypothesis, Change(when, "listen", backlog))
-            for when in times:
-                for value in (0, 1, 2):
-                    self._try_change(hypothesis, Change(when, "net.ipv4.tcp_syncookies", value))
-                for value in (0, 1):
-                    self._try_change(hypothesis, Change(when, "net.ipv4.tcp_abort_on_overflow", value))
+            for when, (field, values) in product(times, _SWITCHES.items()):
+                if field not in self._fixed:  # what is given is given for all of the capture
+                    for value in values:
+                        self._try_change(hypothesis, Change(when, SYSCTLS[field], value))
         if self.ranked()[0].cost >= best.cost:
             return False
         self._try_backlogs(self.ranked()[0].hypothesis)
