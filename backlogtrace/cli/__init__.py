@@ -23,6 +23,8 @@ def main() -> int:
         with open(__file__.replace("__init__.py", "help.txt"), encoding="utf-8") as page:  # noqa: PTH123
             text = page.read()
         return _show(text, usage_error=not arguments)
+    # numpy's linear algebra is not used; starting its threads costs more than importing the rest
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from backlogtrace.cli.app import run
 
     return run(arguments)

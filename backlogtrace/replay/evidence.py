@@ -232,7 +232,7 @@ class Evidence:
             inbound = dst in exact or (bool(wild) and route.find(dst) is not None)
             if flags & HANDSHAKE:
                 if inbound:
-                    self.directions.count(segment, inbound=True)
+                    self.directions.whole += 1
                     self._bits[segment.frame] |= SYNACK_REPLY
                     self._known(dst).attempts += 1
                 continue

@@ -147,9 +147,11 @@ class Ordinary:
             return self._use(track, item, socket, now)
         assert isinstance(socket, ListenSocket)
         key = item.src + item.dst
-        if self.acceptance is not None and socket.accept_queue_full():
+        full = len(socket.accept_queue) >= socket.accept_capacity
+        if full and self.acceptance is not None:
             self.acceptance.make_room(socket)  # the wire shows that this one was let in
-        if socket is not track.socket or not socket.listening or socket.accept_queue_full():
+            full = socket.accept_queue_full()
+        if full or socket is not track.socket or not socket.listening:
             syn, synack, *self.packets_left = item.segments()
             socket.resume(key, syn, synack)
             return False
