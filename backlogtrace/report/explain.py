@@ -65,11 +65,10 @@ def _limits(setup: Setup) -> dict[str, str]:
 
 def _compare(before: Setup, after: Setup, names: tuple[str, str]) -> Page:
     """Every situation on both servers: those that differ in words, then packet by packet."""
-    limits = [_limits(before), _limits(after)]
-    lines = dict.fromkeys([*limits[0], *limits[1]])
+    mine, its = _limits(before), _limits(after)
     fits = [
-        (what, limits[0].get(what, ""), limits[1].get(what, "") if limits[0] != limits[1] else "the same")
-        for what in lines
+        (what, mine.get(what, ""), "the same" if mine.get(what) == its.get(what) else its.get(what, ""))
+        for what in mine | its
     ]
     stories, miniatures, entries = [], [], []
     for name in SITUATIONS:
