@@ -90,6 +90,7 @@ def page(
         notes=[
             f"kernel {analysis.header['kernel']}",
             *([f"assumed: {', '.join(assumed)}"] if assumed else []),
+            *_overruled(analysis.checks, row),
         ],
         closing=[_TRIED] if changes else [],
     )  # fmt: skip
@@ -141,6 +142,14 @@ def _answers(checks: Sequence[Row]) -> list[tuple[str, ...]]:
         )
         for check in checks
     ]
+
+
+def _overruled(checks: Sequence[Row], row: Row) -> list[str]:
+    """A note where the capture shows another decision than the checks lead to."""
+    ends = checks[-1]["ends"] if checks else ""
+    if not ends or ends == row.get("rule"):
+        return []
+    return [f"the kernel's checks lead to {ends}; the capture shows otherwise"]
 
 
 def _queues(rows: Iterable[Row], listener: str) -> dict[str, list[tuple[str, int]]]:

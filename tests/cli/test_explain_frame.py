@@ -89,6 +89,14 @@ def test_what_differs_from_the_model_is_part_of_the_story() -> None:
     assert "differs\tthe server answered where the model does not" in result.output
 
 
+def test_where_the_capture_overrules_the_model_the_page_says_so() -> None:
+    analysis = backlogtrace.analyze(OVERFLOW / "capture.pcap", host=OVERFLOW / "host.json", checks_of=27)
+    row = next(row for row in analysis.rows if row.get("frame") == 27)
+    assert not any("shows otherwise" in note for note in page(analysis, 27, None).notes)
+    row["rule"] = "listen.no_request"
+    assert any("shows otherwise" in note for note in page(analysis, 27, None).notes)
+
+
 def test_a_packet_of_the_server_is_explained_too() -> None:
     found = frame(14)
     assert (found["packet"]["decision"], found["packet"]["cause"]) == ("synack", 13)
