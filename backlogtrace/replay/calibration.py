@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _COPY_NS = 5_000_000  # a retransmission takes far longer
 _REMEMBERED = 50_000
-_NONE_AFTER = 100_000
+_NONE_AFTER = 50_000
 """Where so many SYNs and SYN-ACKs were captured once only, the capture does not copy packets."""
 _HANDSHAKES = 200
 _FEW_HANDSHAKES = 5
@@ -62,7 +62,10 @@ class Copies:
             return copies
         for place, segment in enumerate(chunk):
             flags = segment.flags
-            if flags & HANDSHAKE or not (flags & SYN or found):
+            if flags & HANDSHAKE:  # found by its packets, each of which was captured once
+                self._looked += 2
+                continue
+            if not (flags & SYN or found):
                 continue
             key = (segment.src, segment.seq, flags)
             before = recent.get(key)

@@ -104,16 +104,19 @@ class Ordinary:
     def handshake(self, track: Track, item: Handshake) -> bool:
         """Take the SYN of a whole handshake; False when its packets must go one by one."""
         socket = track.socket
+        if socket is None:
+            return False
+        cookies = socket.settings.tcp_syncookies
         if (
-            socket is None
-            or not socket.listening
+            not socket.listening
             or socket.expiring
             or track.attempts
             or track.group is not None
             or socket.defer_accept
             or (self.acceptance is None and len(socket.accept_queue) >= socket.accept_capacity)
-            or socket.syn_queue_refuses(socket.qlen)
-            or socket.settings.tcp_syncookies == 2  # noqa: PLR2004 - always
+            or socket.qlen >= socket.syn_capacity
+            or (not cookies and socket.syn_queue_refuses(socket.qlen))
+            or cookies == 2  # noqa: PLR2004 - always
             or item.src + item.dst in self._stack.ehash
         ):
             return False
