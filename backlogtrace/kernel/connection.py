@@ -176,7 +176,8 @@ def closed(stack: Stack, child: Child, item: Handshake, now_ns: int) -> None:
         child.plain = False
         child.doubtful = True
     stack.leaving.append((item.last_ns + TIMEWAIT_NS, entry))
-    _forget_old(stack, now_ns)
+    if stack.leaving[0][0] < now_ns:
+        _forget_old(stack, now_ns)
 
 
 def outlived(stack: Stack, child: Child, segment: Segment) -> bool:

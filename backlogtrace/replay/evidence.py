@@ -234,7 +234,7 @@ class Evidence:
                 if inbound:
                     self.directions.whole += 1
                     self._bits[segment.frame] |= SYNACK_REPLY
-                    self._known(dst).attempts += 1
+                    (self.listening.get(dst) or self._known(dst)).attempts += 1
                 continue
             if inbound and (src in exact or (wild and route.find(src) is not None)):  # both ends listen
                 inbound = flags & (SYN | ACK) == SYN or self._flow(src + dst) is not None

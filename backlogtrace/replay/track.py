@@ -125,8 +125,8 @@ class Track:
 
     def count(self, outcome: Outcome, now: int, accept: int) -> None:
         """A packet of an ordinary handshake, after which the accept queue is `accept` long."""
-        self.hits[outcome] = self.hits.get(outcome, 0) + 1
-        socket = self.socket
+        hits, socket = self.hits, self.socket
+        hits[outcome] = hits.get(outcome, 0) + 1
         assert socket is not None
         if now >= self.edge_ns or accept > self.top_accept or socket.qlen > self.top_syn:
             _, syn_low, syn_high = self.queues()
