@@ -297,6 +297,12 @@ class Analysis:
                 f"only the first {LISTENER_LIMIT} listeners are analysed; "
                 f"{self._ignored_listeners} more endpoints got SYNs"
             )
+        merged = self.inference.evidence.directions.merged if self.inference is not None else 0
+        if merged:
+            header.notes.append(
+                f"{merged} packets are larger than any frame: GRO or TSO merged them before the capture, "
+                "which changes nothing about handshakes"
+            )
         if self._note:
             header.notes.insert(0, self._note)
         for end, origin in self._witness.proved() if self._witness is not None else ():

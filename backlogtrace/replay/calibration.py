@@ -25,6 +25,7 @@ _HANDSHAKES = 200
 _FEW_HANDSHAKES = 5
 _FAR_NS = 5_000_000  # no server near takes so long for half of its SYN-ACKs
 _FARTHER = 4
+_LARGEST = 9_000  # bytes of payload in a jumbo frame
 _ENOUGH = 20
 """Packets that tell whether a kind is missing."""
 
@@ -130,6 +131,8 @@ class Directions:
     """Everything the server sent."""
     shut: int = 0
     """SYN-ACKs with a window of 0: a SYN proxy sends them until it has reached the server itself."""
+    merged: int = 0
+    """Packets larger than any frame."""
     whole: int = 0
     """Handshakes seen whole."""
 
@@ -138,7 +141,9 @@ class Directions:
         flags = segment.flags
         if flags & HANDSHAKE:
             self.whole += 1
-        elif inbound:
+            return
+        self.merged += segment.length > _LARGEST
+        if inbound:
             self.syns += flags & (SYN | ACK) == SYN
             self.others_in += not flags & SYN
         else:

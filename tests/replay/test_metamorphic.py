@@ -217,6 +217,19 @@ def test_handshakes_without_their_acks_are_not_judged() -> None:
     assert "only SYNs and SYN-ACKs" in " ".join(result.header.quality_reasons)
 
 
+def test_packets_that_gro_merged_are_noted_and_change_nothing() -> None:
+    segments = [
+        one._replace(length=20_000) if one.length > 1 and not one.flags & SYN else one
+        for one in segments_of("seed_documents-0001")
+    ]
+    merged = sum(one.length == 20_000 for one in segments)
+    assert merged
+    found, analysis = decided(segments)
+    assert found == original("seed_documents-0001")
+    assert any("GRO or TSO" in note for note in analysis.header.notes)
+    assert analysis.header.quality == "A"
+
+
 def test_a_syn_proxy_is_not_taken_for_the_server() -> None:
     segments = [
         one._replace(window=0) if one.flags & (SYN | ACK) == SYN | ACK else one
