@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from backlogtrace.kernel.outcome import Outcome
-    from backlogtrace.replay.rows import Header, ListenerSummary, Many, Row
+    from backlogtrace.replay.rows import Header, ListenerSummary, Row, Span
     from backlogtrace.report import Analysis
 
     Write = Callable[[Analysis, TextIO], None]
@@ -173,7 +173,7 @@ class _Watched:
         return self._analysis.listeners
 
     @property
-    def many(self) -> Mapping[str, Mapping[Outcome, Many]]:
+    def many(self) -> Mapping[str, Mapping[Outcome, Span]]:
         return self._analysis.many
 
     def __iter__(self) -> Iterator[Row]:

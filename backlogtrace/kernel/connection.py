@@ -176,8 +176,7 @@ def closed(stack: Stack, child: Child, item: Handshake, now_ns: int) -> None:
         child.plain = False
         child.doubtful = True
     stack.leaving.append((item.last_ns + TIMEWAIT_NS, entry))
-    if stack.leaving[0][0] < now_ns:
-        _forget_old(stack, now_ns)
+    _forget_old(stack, now_ns)
 
 
 def outlived(stack: Stack, child: Child, segment: Segment) -> bool:

@@ -24,7 +24,7 @@ _MINUTE_NS = 60 * _NS
 _MEMORY_NS = 240_000_000_000  # no kernel accepts an older cookie
 _MASK = 0xFFFFFFFF
 _UNKNOWN = 1 << 32  # flag above the 32 bits of an ISN that was not seen
-_TIME = 70  # bits below the time
+_OPTIONS, _TIME = 68, 70  # bits below the options, below the time
 SACK, WINDOW_SCALE = 1, 2
 """Options that the timestamp of a cookie's SYN-ACK keeps for its ACK."""
 
@@ -121,7 +121,7 @@ class CookieJar:
 
     def options(self, key: bytes) -> int:
         """What the timestamp of a cookie that was sent keeps: SACK, WINDOW_SCALE or both."""
-        return self._sent.get(key, 0) >> 68 & (SACK | WINDOW_SCALE)
+        return self._sent.get(key, 0) >> _OPTIONS & (SACK | WINDOW_SCALE)
 
     def verify(self, key: bytes, ack: Segment) -> Literal["valid", "expired", "invalid", "unclear"]:
         """What check_tcp_syn_cookie says of an ACK; unclear where the cookie minute is not known."""

@@ -163,9 +163,6 @@ class Acceptance:
     def served(self, child: Child, track: Track) -> None:
         """The server's application uses a connection: it and all before it were accepted."""
         listener = child.listener
-        if listener.accept_queue and listener.accept_queue[0] is child:  # mostly it is its turn
-            self._accept(listener, track)
-            return
         while not child.accepted and self._accept(listener, track):
             pass
         child.accepted = True

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from backlogtrace.kernel.path import Check
     from backlogtrace.kernel.settings import Settings
     from backlogtrace.replay.inference import Inference, Recording
-    from backlogtrace.replay.rows import Many, Row
+    from backlogtrace.replay.rows import Row, Span
     from backlogtrace.segment import Segment
 
 LISTENER_LIMIT = 4096
@@ -89,7 +89,7 @@ class Analysis:
         self.listeners: list[ListenerSummary] = []
         # Where a file lies says nothing about it, and must not make two outputs differ.
         self.header = Header(capture=" ".join(Path(name).name or name for name in capture.info.names))
-        self.many: dict[str, dict[Outcome, Many]] = {}
+        self.many: dict[str, dict[Outcome, Span]] = {}
         """Listener -> kind -> packets without rows, see `Options.every_row`."""
         self.checks: list[Check] = []
         """What the kernel asked of the packet `Options.checks_of`, in order."""

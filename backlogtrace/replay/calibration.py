@@ -7,7 +7,6 @@ captured: it says what is missing, and what can be told without it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from statistics import median
 from typing import TYPE_CHECKING
 
 from backlogtrace.segment import ACK, HANDSHAKE, SYN
@@ -108,8 +107,10 @@ class Vantage:
 
     def away(self) -> str:
         """What it means, in words, if the capture was not taken at the server; empty if it was, or may be."""
-        if len(self.server_ns) < _FEW_HANDSHAKES:
+        if len(self.server_ns) < _FEW_HANDSHAKES or max(self.server_ns) < _FAR_NS:
             return ""
+        from statistics import median  # slow to import, and captures are mostly taken at the server
+
         server, client = median(self.server_ns), median(self.client_ns)
         if server < _FAR_NS or server < client / _FARTHER:
             return ""
@@ -139,9 +140,6 @@ class Directions:
     def count(self, segment: Segment, *, inbound: bool) -> None:
         """Take note of a packet to or from a listener."""
         flags = segment.flags
-        if flags & HANDSHAKE:
-            self.whole += 1
-            return
         self.merged += segment.length > _LARGEST
         if inbound:
             self.syns += flags & (SYN | ACK) == SYN

@@ -225,8 +225,7 @@ class Evidence:
         size = len(self._bits)
         for segment in segments:
             if segment.frame >= size:
-                self._bits.frombytes(bytes(2 * max(size, segment.frame)))
-                size = len(self._bits)
+                size = self._reach(segment.frame)
             self.last_ns = segment.time_ns
             src, dst, flags = segment.src, segment.dst, segment.flags
             inbound = dst in exact or (bool(wild) and route.find(dst) is not None)
@@ -234,7 +233,7 @@ class Evidence:
                 if inbound:
                     self.directions.whole += 1
                     self._bits[segment.frame] |= SYNACK_REPLY
-                    (self.listening.get(dst) or self._known(dst)).attempts += 1
+                    self._known(dst).attempts += 1
                 continue
             if inbound and (src in exact or (wild and route.find(src) is not None)):  # both ends listen
                 inbound = flags & (SYN | ACK) == SYN or self._flow(src + dst) is not None
@@ -250,11 +249,16 @@ class Evidence:
                 self.directions.count(segment, inbound=False)
                 self._outbound(segment)
 
+    def _reach(self, frame: int) -> int:
+        """Make room for what is known of a packet; returns for how many there is room now."""
+        if frame >= len(self._bits):
+            self._bits.frombytes(bytes(2 * max(len(self._bits), frame)))
+        return len(self._bits)
+
     def whole(self, handshake: list[Segment]) -> None:
         """The packets of a handshake that came as one item: each was what it had to be."""
         for segment in handshake:
-            if segment.frame >= len(self._bits):
-                self._bits.frombytes(bytes(2 * max(len(self._bits), segment.frame)))
+            self._reach(segment.frame)
         self._bits[handshake[0].frame] |= SYNACK_REPLY
         for segment in handshake[2:]:
             if segment.src == handshake[0].src:
@@ -319,13 +323,11 @@ class Evidence:
         key = segment.src + segment.dst
         flow = self._flow(key)
         flags = segment.flags
-        if flags & (SYN | ACK | RST) == SYN:
-            if flow is None:
-                flow = self._follow(key, _Flow(segment.seq))
+        if flow is None:  # not opened by a SYN, see _opened()
+            flow = self._follow(key, _Flow(None))
+        if flags & _OPENING == SYN:
             flow.asked = segment
             self._syn(segment)
-        elif flow is None:
-            flow = self._follow(key, _Flow(None))
         if flow.isn is None:
             self._bits[segment.frame] |= FOREIGN
         if flow.synack_ns and not flags & (SYN | RST):
@@ -338,9 +340,8 @@ class Evidence:
             flow.pending = ()
         if flow.used or flags & (SYN | RST):
             return
-        bare = (
-            not segment.length and not flags & FIN
-        )  # clients send data without a handshake, but no bare ACK
+        # clients send data without a handshake, but no bare ACK
+        bare = not segment.length and not flags & FIN
         if bare and flow.synack is None and flow.asked is not None and flags & ACK:
             known = self._known(segment.dst)
             self._judge_acks(known, segment.time_ns)

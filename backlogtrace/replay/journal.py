@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.replay.lookahead import AHEAD_NS
-from backlogtrace.replay.rows import EventRow, Many, MismatchRow, OutRow, PacketRow
+from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow, Span
 from backlogtrace.segment import ACK, SYN, endpoint_text
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Journal:
         """Packets (frames) whose decision the evidence leaves open -> the other decisions."""
         self.thin_until = 0
         """Before this time (ns) packets are only counted where more come in a second than anybody reads."""
-        self.many: dict[str, dict[Outcome, Many]] = {}
+        self.many: dict[str, dict[Outcome, Span]] = {}
         """Listener -> kind -> those that are only counted."""
         self._left_out = self._second = self._made = 0
         self.unproved: dict[bytes, PacketRow] = {}
@@ -81,7 +81,7 @@ class Journal:
         kinds = self.many.setdefault(track.name, {})
         known = kinds.get(outcome)
         if known is None:
-            kinds[outcome] = Many(1, now, now)
+            kinds[outcome] = Span(1, now, now)
         else:
             known.count += 1
             known.last_ns = now

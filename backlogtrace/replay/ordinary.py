@@ -104,19 +104,16 @@ class Ordinary:
     def handshake(self, track: Track, item: Handshake) -> bool:
         """Take the SYN of a whole handshake; False when its packets must go one by one."""
         socket = track.socket
-        if socket is None:
-            return False
-        cookies = socket.settings.tcp_syncookies
         if (
-            not socket.listening
+            socket is None
+            or not socket.listening
             or socket.expiring
             or track.attempts
             or track.group is not None
             or socket.defer_accept
             or (self.acceptance is None and len(socket.accept_queue) >= socket.accept_capacity)
-            or socket.qlen >= socket.syn_capacity
-            or (not cookies and socket.syn_queue_refuses(socket.qlen))
-            or cookies == 2  # noqa: PLR2004 - always
+            or socket.syn_queue_refuses(socket.qlen)
+            or socket.settings.tcp_syncookies == 2  # noqa: PLR2004 - always
             or item.src + item.dst in self._stack.ehash
         ):
             return False
@@ -126,8 +123,7 @@ class Ordinary:
         track.count(out.QUEUED, item.time_ns, len(socket.accept_queue))
         heapq.heappush(self._open, (item.ack_ns, item.frame, track, item, socket))
         self.next_ns = self._open[0][0]
-        if item.last_ns > self.last_ns:  # noqa: PLR1730 - max() costs more
-            self.last_ns = item.last_ns
+        self.last_ns = max(self.last_ns, item.last_ns)
         return True
 
     def complete_until(self, now: int) -> bool:
@@ -151,7 +147,7 @@ class Ordinary:
             return self._use(track, item, socket, now)
         assert isinstance(socket, ListenSocket)
         key = item.src + item.dst
-        full = len(socket.accept_queue) >= socket.accept_capacity
+        full = socket.accept_queue_full()
         if full and self.acceptance is not None:
             self.acceptance.make_room(socket)  # the wire shows that this one was let in
             full = socket.accept_queue_full()
@@ -173,8 +169,7 @@ class Ordinary:
                 closed(self._stack, child, item, now)
             return True
         child = socket.add_child(key, now, item.tsval, item.rcv_nxt)
-        if self._events.immediate:
-            self._events.after_packet(track, now)
+        self._events.after_packet(track, now)
         if self.acceptance is not None and item.served_ns >= 0:
             self._later(item.served_ns, track, item, child)
         elif item.closed:

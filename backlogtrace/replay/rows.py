@@ -38,8 +38,8 @@ class PacketRow:
 
 
 @dataclass(slots=True)
-class Many:
-    """Packets of one kind that have no rows, because too many came at once: how many, and when (ns)."""
+class Span:
+    """How often something happened and when first and last (ns since the epoch)."""
 
     count: int
     first_ns: int

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from backlogtrace.kernel.outcome import Outcome
-    from backlogtrace.replay.rows import Header, ListenerSummary, Many, Row
+    from backlogtrace.replay.rows import Header, ListenerSummary, Row, Span
 
 FORMATS = ("rich", "text", "jsonl", "csv", "prom")
 
@@ -28,7 +28,7 @@ class Analysis(Protocol):
         """Totals per listener."""
 
     @property
-    def many(self) -> Mapping[str, Mapping[Outcome, Many]]:
+    def many(self) -> Mapping[str, Mapping[Outcome, Span]]:
         """Listener -> kind -> packets that have no rows of their own."""
 
     def __iter__(self) -> Iterator[Row]:

@@ -15,9 +15,9 @@ from backlogtrace.report.verdict import verdict
 from backlogtrace.report.words import added, span
 
 if TYPE_CHECKING:
-    from backlogtrace.replay.rows import Header, ListenerSummary, OutRow, Row
+    from backlogtrace.replay.rows import Header, ListenerSummary, OutRow, Row, Span
     from backlogtrace.report import Analysis
-    from backlogtrace.report.digest import Kind, Span
+    from backlogtrace.report.digest import Kind
 
 PREFIX = "backlogtrace: "
 """Starts every comment; a display filter finds them by it and the decision."""

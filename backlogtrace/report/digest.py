@@ -7,10 +7,10 @@ Refuses to format anything.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
+from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow, Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,15 +28,6 @@ _ROUTINE_OUT = frozenset({"reply", "cookie"})
 _ROUTINE_EVENTS = frozenset({"accepted", "accept"})
 _PER_KIND = 2
 _MISMATCH_LIMIT = 10
-
-
-@dataclass(slots=True)
-class Span:
-    """How often something happened and when first and last (ns since the epoch)."""
-
-    count: int
-    first_ns: int
-    last_ns: int
 
 
 class Selection:
@@ -141,10 +132,9 @@ def digest(analysis: Analysis, limit: int, every_row: Callable[[Row], None] | No
             result.mismatches.append(row)
     for listener, several in analysis.many.items():
         known = listeners.setdefault(listener, {})
-        for outcome, many in several.items():
+        for outcome, span in several.items():
             if outcome.decision not in ROUTINE:
-                span = Span(many.count, many.first_ns, many.last_ns)
-                known["counted", outcome] = ((outcome.decision, outcome.reason), span)
+                known["counted", outcome] = ((outcome.decision, outcome.reason), replace(span))
                 result.thinned = True
     for listener, kinds in listeners.items():
         spans = result.spans[listener] = {}

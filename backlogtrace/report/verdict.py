@@ -15,8 +15,7 @@ from backlogtrace.report.words import count, label
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from backlogtrace.replay.rows import ListenerSummary
-    from backlogtrace.report.digest import Span
+    from backlogtrace.replay.rows import ListenerSummary, Span
 
 Kind = tuple[str, str]
 Level = Literal["good", "notice", "bad"]

@@ -575,8 +575,8 @@ def test_ack_that_should_be_reset_and_is_not_is_undecided() -> None:
     assert {row.outcome.decision, *row.rivals} == {"established", "overflow"}
 
 
-def late_connection(*, repeated: bool) -> Wire:
-    """Two connections fill the queue, a third is let in some time after its first ACK."""
+def refused_connection() -> Wire:
+    """Two connections fill the queue; the third one's ACK is ignored, its SYN-ACK comes again."""
     wire = Wire()
     wire.syn(3, 0)
     wire.handshake(1, 5)
@@ -584,6 +584,12 @@ def late_connection(*, repeated: bool) -> Wire:
     wire.ack(3, 50)
     wire.synack(3, 1020)
     wire.ack(3, 1030)
+    return wire
+
+
+def late_connection(*, repeated: bool) -> Wire:
+    """It is let in some time after its first ACK."""
+    wire = refused_connection()
     if repeated:
         wire.synack(3, 3060)
     wire.ack(3, 6000, length=10)
@@ -603,13 +609,7 @@ def test_timer_that_stays_silent_shows_that_the_ack_was_taken(repeated: bool, de
 
 def test_ack_that_only_a_missing_synack_speaks_for_is_undecided() -> None:
     """It was let in, or its request had fewer retries left than the settings say."""
-    wire = Wire()
-    wire.syn(3, 0)
-    wire.handshake(1, 5)
-    wire.handshake(2, 10)
-    wire.ack(3, 50)
-    wire.synack(3, 1020)
-    wire.ack(3, 1030)
+    wire = refused_connection()
     wire.close(4, 9000)
     found = replay(wire, replace(host(1), accept_log=False), all_packets=True)
     (row,) = (row for row in found.packets if row.segment.time_ns == at(1030))

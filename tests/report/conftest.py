@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from backlogtrace.kernel.outcome import Outcome
-    from backlogtrace.replay.rows import Many
+    from backlogtrace.replay.rows import Span
 
 START = 1_795_322_240_000_000_000
 SERVER = endpoint("10.9.0.1", 80)
@@ -36,7 +36,7 @@ class FakeAnalysis:
 
     def __init__(self, rows: list[Row], header: Header, listeners: list[ListenerSummary]) -> None:
         self.rows, self.header, self.listeners = rows, header, listeners
-        self.many: dict[str, dict[Outcome, Many]] = {}
+        self.many: dict[str, dict[Outcome, Span]] = {}
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from backlogtrace.replay.rows import ClientImpact
-from backlogtrace.report.digest import Span
+from backlogtrace.replay.rows import ClientImpact, Span
 from backlogtrace.report.verdict import Verdict, verdict
 
 START = 1_000_000_000_000
