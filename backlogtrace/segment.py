@@ -113,12 +113,20 @@ class Handshake(NamedTuple):
         """The packets that were put together, in order."""
         return self.source.segments(self.number)
 
+    def opening(self) -> list[Segment]:
+        """SYN, SYN-ACK and ACK, then the server's first packet after them if it is in the item."""
+        return self.source.opening(self.number)
+
 
 class HandshakeSource(Protocol):
     """Who can still tell the packets of a handshake one by one."""
 
     def segments(self, number: int) -> list[Segment]:
         """The packets of handshake `number`, in order."""
+        ...
+
+    def opening(self, number: int) -> list[Segment]:
+        """Those of them that Handshake.opening() is to give."""
         ...
 
 

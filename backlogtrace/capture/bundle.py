@@ -48,7 +48,7 @@ _HALF = np.uint32(1 << 31)
 _ONE = np.uint32(1)
 _ONE_BIT = np.uint64(1)
 _WAY_BITS = 20
-_BLOCK = 32
+_BLOCK = 64
 """Handshakes taken apart together: numpy's calls cost about as much as so many."""
 _handshake = partial(tuple.__new__, Handshake)
 
@@ -93,19 +93,38 @@ class BundleSource:
         self._frames = self._headers.number + first_frame
         self._times = times[self._headers.number]
         self._bounds = bundles.bounds
+        self._closed = bundles.closings.closed
         self._block = -1
         self._found: list[Segment] = []
+        self._opening_block = -1
+        self._openings: list[Segment] = []
 
     def segments(self, number: int) -> list[Segment]:
         """See HandshakeSource."""
         first = number // _BLOCK * _BLOCK
         bounds = self._bounds[first : first + _BLOCK + 1]
         if first != self._block:
-            chosen = np.arange(bounds[0], bounds[-1])
-            self._found = segments(self._headers, chosen, self._frames[chosen], self._times[chosen])
+            self._found = self._some(np.arange(bounds[0], bounds[-1]))
             self._block = first
         start, end = (bounds[number - first : number - first + 2] - bounds[0]).tolist()
         return self._found[start:end]
+
+    def opening(self, number: int) -> list[Segment]:
+        """See HandshakeSource."""
+        first = number // _BLOCK * _BLOCK
+        if first != self._opening_block:
+            bounds = self._bounds[first : first + _BLOCK + 1]
+            begins, ends = bounds[:-1], bounds[1:]
+            proofs = ends - 1 - 2 * self._closed[first : first + _BLOCK]
+            self._openings = self._some(np.stack((begins, begins + 1, begins + 2, proofs), axis=1).ravel())
+            self._opening_block = first
+        start = 4 * (number - first)
+        packets = self._openings[start : start + 4]
+        # where the proof has a FIN it is not in the item, and the last packet is the client's
+        return packets if packets[3].src == packets[1].src else packets[:3]
+
+    def _some(self, chosen: Ints) -> list[Segment]:
+        return segments(self._headers, chosen, self._frames[chosen], self._times[chosen])
 
 
 class Bundler:

@@ -108,7 +108,7 @@ def _analyze(
             keep_all=values["all_packets"],
             ports=model.ports,
             progress=tell,
-            bundle=not model.options.routine_rows,
+            bundle=not model.options.all_packets,
             keep_small=True,
         ) as capture,  # fmt: skip
     ):

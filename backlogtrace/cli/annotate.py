@@ -86,7 +86,7 @@ def _annotate(path: str, model: Model, out: IO[bytes]) -> list[str]:
     with progress([path]) as tell:
         with open_capture(
             [path], reader=model.reader, keep_all=model.options.all_packets, ports=model.ports,
-            progress=tell, keep_small=True,
+            progress=tell, bundle=not model.options.all_packets, keep_small=True,
         ) as capture:  # fmt: skip
             analysis = replay(capture, model.host, model.options)
             found = PacketComments(analysis)

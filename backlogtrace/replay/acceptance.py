@@ -149,10 +149,16 @@ class Acceptance:
         proved = self.floors[track.name].highest if track.name in self.floors else 0
         return proved, max(proved, track.summary.peak_accept_queue[1])
 
+    def entered(self, track: Track, now_ns: int) -> None:
+        """A connection entered the accept queue of a listener."""
+        self._floor_of(track.name).entered(now_ns)
+
     def _floor(self, end: bytes) -> Floor:
         track = self._route.find(end)
         assert track is not None
-        name = track.name
+        return self._floor_of(track.name)
+
+    def _floor_of(self, name: str) -> Floor:
         found = self.floors.get(name)
         if found is None:
             found = self.floors[name] = Floor()

@@ -134,7 +134,9 @@ class Analysis:
         )  # fmt: skip
         if journal.certainty == "likely":
             known = self.host.kernel is not None
-            journal.witness = SideWitness(profile, self.host.hz, kernel_known=known)
+            journal.witness = SideWitness(
+                profile, self.host.hz, kernel_known=known, sampling=not journal.routine
+            )
         self._witness = journal.witness
         events = EventQueue(stack, self._route, journal, self.host, self._tracks[:], accept)
         inference = self.inference

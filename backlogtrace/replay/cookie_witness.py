@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import replace
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from backlogtrace.kernel import cookie_signs as signs
 from backlogtrace.kernel.cookie_signs import Answer, Offers, Sign
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backlogtrace.kernel.cookie_signs import Origin
     from backlogtrace.kernel.profile import Profile
     from backlogtrace.kernel.settings import Settings
-    from backlogtrace.segment import Segment
+    from backlogtrace.segment import Handshake, Segment
 
 _SILENCE_NS = 2_500_000_000
 """A request's SYN-ACK is repeated after 1 s: at the latest by then on every kernel."""
@@ -355,13 +355,23 @@ class SideWitness:
     So what it says does not depend on how the capture is cut into chunks.
     """
 
-    def __init__(self, profile: Profile, hz: int | None, *, kernel_known: bool) -> None:
+    def __init__(self, profile: Profile, hz: int | None, *, kernel_known: bool, sampling: bool) -> None:
+        """`sampling`: of whole handshakes a few will do, because nobody asks about each."""
         if not kernel_known:  # then the timestamps' clock is not, either
             profile = replace(profile, tsval_offset="mixed")
+        self._timed = kernel_known
+        self._sampling = sampling
         self._witness = CookieWitness(profile, hz=hz or 0)
         self._waiting: deque[Segment] = deque()
         self._left = _BUDGET
-        self._whole_left = _WHOLE
+        self._whole_left = _WHOLE if sampling else _BUDGET
+        self._apart: dict[int, list[Segment]] = {}
+        """Openings of handshakes taken apart, by frame, until they are asked for."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it looks at no more packets: of those it did not look at, nothing is known."""
+        return self._left <= 0
 
     def add(self, chunk: list[Segment]) -> None:
         """The next packets of the capture, whole handshakes among them."""
@@ -373,10 +383,23 @@ class SideWitness:
                 singles.append(item)
             elif self._whole_left:
                 self._whole_left -= 1
-                singles += item.segments()  # type: ignore[attr-defined]
+                singles += self._take_apart(cast("Handshake", item))
         self._left -= len(singles)
         singles.sort(key=itemgetter(0))
         self._waiting.extend(singles)
+
+    def _take_apart(self, item: Handshake) -> list[Segment]:
+        """The packets of a handshake that can tell anything."""
+        if self._timed:
+            return item.segments()
+        if self._sampling:
+            return item.opening()
+        packets = self._apart[item.frame] = item.opening()
+        return packets
+
+    def opening(self, item: Handshake) -> list[Segment]:
+        """Its opening; it is asked for once."""
+        return self._apart.pop(item.frame, None) or item.opening()
 
     def look(self, until_ns: int) -> None:
         """Look at the packets up to the first one after `until_ns`."""

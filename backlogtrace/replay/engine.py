@@ -7,6 +7,7 @@ become a hundred. Refuses to know files and formats.
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ class Replay:
         self._expected = events.expected
         self._ahead = Lookahead()
         self._firing = Firing(stack, route, journal, self._expected, self._ahead)
-        self._ordinary = Ordinary(stack, events)
+        self._ordinary = Ordinary(stack, events, journal, self._firing)
         stack.member = self._member
         self.acceptance = (
             Acceptance(stack, route, journal, evidence, floors) if evidence is not None else None
@@ -102,8 +103,8 @@ class Replay:
         everything, unproved = journal.everything, journal.unproved
         ordinary, acceptance = self._ordinary, self.acceptance
         timers, events, firing, predicted = self.stack.timers, self._events, self._firing, self._expected
-        whole = not journal.routine and self.stack.profile.full_queue_admits_young < 0
-        quick = whole and acceptance is None
+        whole = not everything and self.stack.profile.full_queue_admits_young < 0
+        quick = whole and not journal.routine and acceptance is None
         self.split_at = None
         stop = 0
         last = self.now
@@ -114,7 +115,7 @@ class Replay:
                 segment = segment._replace(time_ns=now)  # noqa: PLW2901
             if now >= stop or now >= ordinary.next_ns:
                 ahead.at = index
-                stop = self._catch_up(now, stop)
+                stop = self._catch_up(now, segment.frame, stop)
                 if stop < 0:
                     self.split_at = index
                     break
@@ -127,6 +128,8 @@ class Replay:
                 if track is not None and not (whole and ordinary.handshake(track, segment)):  # type: ignore[arg-type]
                     self.split_at = index
                     break
+                if rows and not index & _RELEASE_MASK:
+                    yield from journal.release(now)
                 continue
             if track is not None and (src not in exact or not self._is_reply(segment)):
                 key = src + dst
@@ -184,7 +187,7 @@ class Replay:
     def finish(self) -> Iterator[Row]:
         """The rows still held; nothing after the last packet is predicted."""
         self.last_ns = max(self.last_ns, self._ordinary.last_ns)
-        while not self.advance(self.last_ns):
+        while not self.advance(self.last_ns, sys.maxsize):
             left = self.single([])
             yield from self.run(left, len(left))
         self._give_up(self.last_ns)
@@ -217,27 +220,28 @@ class Replay:
             return bool(segment.flags & ACK)
         return segment.dst + segment.src in self.stack.ehash
 
-    def _catch_up(self, now: int, stop: int) -> int:
+    def _catch_up(self, now: int, frame: int, stop: int) -> int:
         """advance(), shorter while nothing but ordinary handshakes goes on before `stop`.
 
         When the next other thing happens; -1 when advance() is False.
         """
         ordinary, events = self._ordinary, self._events
         if now < stop:
-            if not ordinary.complete_until(now):
+            if not ordinary.complete_until(now, frame):
                 return -1
             if ordinary.next_ns > now and events.next_ns > now:
                 return min(stop, events.next_ns)  # a handshake changes nothing else
-        return self._next_other() if self.advance(now) else -1
+        return self._next_other() if self.advance(now, frame) else -1
 
-    def advance(self, now: int) -> bool:
-        """Everything that happens before the packet at `now`: timers up to it, events before it.
+    def advance(self, now: int, frame: int) -> bool:
+        """Everything that happens before the packet `frame` at `now`: timers up to it, events before it.
 
         False when a handshake on the way turns out not to be ordinary: see `single`.
         """
         timers, events, firing, ordinary = self.stack.timers, self._events, self._firing, self._ordinary
-        while (first := min(self._next_other(), ordinary.next_ns)) <= now:
-            if first == ordinary.next_ns:
+        while (first := self._next_other()) <= now or ordinary.due(now, frame):
+            if ordinary.next_ns <= first and ordinary.due(now, frame):
+                first = ordinary.next_ns
                 self.now = max(self.now, first)
                 if not ordinary.complete():
                     return False

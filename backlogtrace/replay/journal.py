@@ -175,14 +175,17 @@ def prove(row: PacketRow, reply: Segment, witness: SideWitness | None = None) ->
     other = _OTHER_ORIGIN.get(row.outcome.decision)
     known = witness.of(reply, reply.time_ns + AHEAD_NS) if witness is not None and other else None
     if known is None or other is None:
-        if row.certainty != "undecided":
+        if witness is not None and witness.exhausted and other is not None:
+            row.rivals = (*row.rivals, other)
+        elif row.certainty != "undecided":
             row.certainty = "certain"
         return
-    agrees = (known.verdict == "cookie") == (other == "queued")
-    if known.verdict == "either" or not agrees:
+    verdict, proved = known.verdict, known.proved
+    agrees = (verdict == "cookie") == (other == "queued")
+    if verdict == "either" or not agrees:
         row.rivals = (*row.rivals, other)
-        row.certainty = "undecided" if known.proved else row.certainty
-    elif known.proved:
+        row.certainty = "undecided" if proved else row.certainty
+    elif proved:
         row.certainty = "certain"
 
 

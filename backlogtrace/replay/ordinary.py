@@ -1,15 +1,15 @@
 """The short way for ordinary handshakes: most of what a big capture holds.
 
-Does to the model what the long way would do (the guards are the listener's own), but makes no rows
-and predicts no packets: those of an ordinary handshake are there. Whatever turns out not to be
-ordinary is handed back, packet by packet. Only used where no rows are wanted for such packets.
+Does to the model what the long way would do (the guards are the listener's own), but predicts no
+packets: those of an ordinary handshake are there. Whatever turns out not to be ordinary is handed
+back, packet by packet.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, closed
@@ -17,6 +17,7 @@ from backlogtrace.kernel.listener import ListenSocket
 from backlogtrace.kernel.request import Request, check_req
 from backlogtrace.kernel.timers import NEVER
 from backlogtrace.replay.expect import LATE_NS
+from backlogtrace.replay.journal import prove
 from backlogtrace.segment import ACK, FIN, RST, SYN
 
 if TYPE_CHECKING:
@@ -26,18 +27,33 @@ if TYPE_CHECKING:
     from backlogtrace.kernel.stack import Stack
     from backlogtrace.replay.acceptance import Acceptance
     from backlogtrace.replay.events import EventQueue
+    from backlogtrace.replay.firing import Firing
+    from backlogtrace.replay.journal import Journal
     from backlogtrace.replay.track import Track
     from backlogtrace.segment import Handshake, Segment
 
 _CONTROL = SYN | RST | ACK | FIN
 
 
+class _Shown(NamedTuple):
+    """What has rows of a handshake whose SYN `socket` took."""
+
+    socket: ListenSocket
+    syn: Segment
+    synack: Segment
+    ack: Segment
+    proof: Segment | None
+    """The server's first packet after them, where it is in the item."""
+
+
 class Ordinary:
     """Handshakes that go the ordinary way."""
 
-    def __init__(self, stack: Stack, events: EventQueue) -> None:
+    def __init__(self, stack: Stack, events: EventQueue, journal: Journal, firing: Firing) -> None:
         self._stack = stack
         self._events = events
+        self._journal = journal
+        self._firing = firing
         self.acceptance: Acceptance | None = None
         """Set where accept() is worked out."""
         self.packets = 0
@@ -46,11 +62,12 @@ class Ordinary:
         """Requests whose SYN-ACK is still to be seen, in order of their SYN."""
         self.loss_ns = NEVER
         """None of them is overdue before this time."""
-        self._open: list[tuple[int, int, Track, Handshake, ListenSocket | Child]] = []
-        """Whole handshakes: with the socket that took the SYN by the time of their ACK, with the child
-        that it became by the time of what comes next."""
+        self._open: list[tuple[int, int, Track, Handshake, ListenSocket | Child | _Shown]] = []
+        """Whole handshakes: with the socket that took the SYN by the time of their ACK (where they have
+        rows, of their SYN-ACK first), with the child that it became by the time of what comes next. The
+        frame next to the time is that of the packet, or an earlier one."""
         self.next_ns = NEVER
-        """When the first of them is complete."""
+        """When the first of them goes on."""
         self.last_ns = 0
         """Time of the last packet in a whole handshake."""
         self.packets_left: list[Segment] = []
@@ -104,6 +121,7 @@ class Ordinary:
     def handshake(self, track: Track, item: Handshake) -> bool:
         """Take the SYN of a whole handshake; False when its packets must go one by one."""
         socket = track.socket
+        shown = self._journal.routine
         if (
             socket is None
             or not socket.listening
@@ -111,7 +129,7 @@ class Ordinary:
             or track.attempts
             or track.group is not None
             or socket.defer_accept
-            or (self.acceptance is None and len(socket.accept_queue) >= socket.accept_capacity)
+            or ((shown or self.acceptance is None) and socket.accept_queue_full())
             or socket.syn_queue_refuses(socket.qlen)
             or socket.settings.tcp_syncookies == 2  # noqa: PLR2004 - always
             or item.src + item.dst in self._stack.ehash
@@ -121,17 +139,24 @@ class Ordinary:
         socket.young += 1
         self.packets += 2  # and its SYN-ACK
         track.count(out.QUEUED, item.time_ns, len(socket.accept_queue))
-        heapq.heappush(self._open, (item.ack_ns, item.frame, track, item, socket))
+        if shown:
+            self._show_syn(track, item, socket)
+        else:
+            heapq.heappush(self._open, (item.ack_ns, item.frame, track, item, socket))
         self.next_ns = self._open[0][0]
         self.last_ns = max(self.last_ns, item.last_ns)
         return True
 
-    def complete_until(self, now: int) -> bool:
-        """Complete the handshakes whose ACK comes up to `now`, until the application has something to do.
+    def due(self, now: int, frame: int) -> bool:
+        """Whether an open handshake goes on before the packet `frame`, which comes at `now`."""
+        return self.next_ns < now or (self.next_ns == now and self._open[0][1] < frame)
 
-        False when one is not ordinary, see `complete`.
+    def complete_until(self, now: int, frame: int) -> bool:
+        """Go on with what is `due`, until the application has something to do.
+
+        False when a handshake is not ordinary, see `complete`.
         """
-        while self.next_ns <= now and self._events.next_ns > now:
+        while self.due(now, frame) and self._events.next_ns > now:
             if not self.complete():
                 return False
         return True
@@ -141,14 +166,20 @@ class Ordinary:
 
         Then `packets_left` holds what follows; a request whose ACK does not complete it is made.
         """
-        now, _, track, item, socket = heapq.heappop(self._open)
+        now, frame, track, item, socket = heapq.heappop(self._open)
         self.next_ns = self._open[0][0] if self._open else NEVER
         if type(socket) is Child:
             return self._use(track, item, socket, now)
+        shown = None
+        if type(socket) is _Shown:
+            shown, socket = socket, socket.socket
+            if frame == shown.synack.frame:
+                self._show_synack(track, item, shown)
+                return True
         assert isinstance(socket, ListenSocket)
         key = item.src + item.dst
         full = socket.accept_queue_full()
-        if full and self.acceptance is not None:
+        if full and self.acceptance is not None and shown is None:
             self.acceptance.make_room(socket)  # the wire shows that this one was let in
             full = socket.accept_queue_full()
         if full or socket is not track.socket or not socket.listening:
@@ -160,6 +191,10 @@ class Ordinary:
         self.packets += 1
         queued = len(socket.accept_queue) + 1
         track.count(out.ESTABLISHED, now, queued)
+        if self.acceptance is not None:
+            self.acceptance.entered(track, now)
+        if shown is not None:
+            self._show_ack(track, key, shown, queued)
         if queued == 1 and self._events.immediate:
             # accepted at once: nobody asks about it before the next packet that is not in the item
             track.summary.accepted += 1
@@ -175,6 +210,36 @@ class Ordinary:
         elif item.closed:
             self._later(item.fin_ns, track, item, child)
         return True
+
+    # ---- rows, where they are wanted ----
+
+    def _show_syn(self, track: Track, item: Handshake, socket: ListenSocket) -> None:
+        journal = self._journal
+        packets = item.opening() if journal.witness is None else journal.witness.opening(item)
+        syn, synack, ack = packets[:3]
+        row = journal.packet(syn.src + syn.dst, track, syn, out.QUEUED, self._queues(track, syn.time_ns))
+        if row is not None:
+            prove(row, synack, journal.witness)
+        shown = _Shown(socket, syn, synack, ack, packets[3] if len(packets) > 3 else None)  # noqa: PLR2004
+        heapq.heappush(self._open, (synack.time_ns, synack.frame, track, item, shown))
+
+    def _show_synack(self, track: Track, item: Handshake, shown: _Shown) -> None:
+        self._journal.sent(track, shown.synack, "synack", "reply", shown.syn.frame, attempt=0)
+        heapq.heappush(self._open, (item.ack_ns, shown.ack.frame, track, item, shown))
+        self.next_ns = self._open[0][0]
+
+    def _show_ack(self, track: Track, key: bytes, shown: _Shown, queued: int) -> None:
+        _, syn_low, syn_high = self._queues(track, shown.ack.time_ns)
+        self._journal.packet(key, track, shown.ack, out.ESTABLISHED, (queued, syn_low, syn_high))
+        if shown.proof is not None:
+            self._journal.proved(key, shown.proof)
+
+    def _queues(self, track: Track, now: int) -> tuple[int, int, int]:
+        """Accept queue, lowest and highest SYN queue."""
+        accept, syn_low, syn_high = track.queues()
+        if syn_high and track.socket is not None:
+            syn_low -= self._firing.about_to_expire(track.socket, now)
+        return accept, syn_low, syn_high
 
     def _later(self, when: int, track: Track, item: Handshake, child: Child) -> None:
         """Ask again for a completed handshake."""

@@ -28,6 +28,10 @@ class Packets:
     def segments(self, number: int) -> list[Segment]:
         return list(self.lists[number])
 
+    def opening(self, number: int) -> list[Segment]:
+        packets = self.lists[number]
+        return packets[:3] + [packet for packet in packets[3:] if packet.src == packets[1].src][:1]
+
 
 def bundle(segments: list[Segment]) -> list[Segment | Handshake]:
     """The same list with a Handshake for every flow that begins with an ordinary one."""
