@@ -27,7 +27,7 @@ from backlogtrace.capture.pcapng import (
 from backlogtrace.capture.reader import SMALL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import IO
 
     from backlogtrace.capture.file import Progress, Sized
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from backlogtrace.capture.pcap import Record
     from backlogtrace.capture.records import Records
 
-    Headed = tuple[int, int, bytes]
-    """(offset of a packet, its captured bytes, what comes before it in a block without comment)"""
+    Heads = tuple[list[int], list[int], list[bytes]]
+    """(offsets of packets, their captured bytes, what comes before each in a block without comment)"""
     Scan = Callable[[Data, int, int], tuple[Sized, int]]
 
 WINDOW = 2 << 20
@@ -246,17 +246,19 @@ class _Converter:
     def scan(self, data: Data, start: int, end: int) -> tuple[Sized, int]:
         """Writes the packets in `data[start:end]`; what scan() of a framer gives back."""
         found, stop = self._scan(data, start, end)
-        self._convert(data, self._plain(found) if isinstance(found, list) else self._columns(found))
+        self._convert(data, *(self._plain(found) if isinstance(found, list) else self._columns(found)))
         return found, stop
 
-    def _plain(self, records: list[Record]) -> Iterator[Headed]:
-        head = Struct(self._order + "7I").pack
-        for at, caplen, wirelen, time_ns, _ in records:
+    def _plain(self, records: list[Record]) -> Heads:
+        pack = Struct(self._order + "7I").pack
+        heads = []
+        for _, caplen, wirelen, time_ns, _ in records:
             high, low = divmod(time_ns // self._unit_ns, _WORD)
             size = PACKET_OVERHEAD + (caplen + 3 & ~3)
-            yield at, caplen, head(ENHANCED_PACKET, size, 0, high, low, caplen, wirelen)
+            heads.append(pack(ENHANCED_PACKET, size, 0, high, low, caplen, wirelen))
+        return [record[0] for record in records], [record[1] for record in records], heads
 
-    def _columns(self, found: Sized) -> Iterator[Headed]:
+    def _columns(self, found: Sized) -> Heads:
         import numpy as np
 
         records: Records = found  # type: ignore[assignment]
@@ -266,32 +268,27 @@ class _Converter:
         heads[:, 1] = PACKET_OVERHEAD + (records.caplen + 3 & ~3)
         heads[:, 3], heads[:, 4] = ticks >> 32, ticks & _WORD - 1
         heads[:, 5], heads[:, 6] = records.caplen, records.wirelen
-        return zip(
-            records.at.tolist(), records.caplen.tolist(), heads.view("V28").ravel().tolist(), strict=True
-        )
+        return records.at.tolist(), records.caplen.tolist(), heads.view("V28").ravel().tolist()
 
-    def _convert(self, data: Data, packets: Iterator[Headed]) -> None:
+    def _convert(self, data: Data, at: list[int], caplen: list[int], heads: list[bytes]) -> None:
+        """Column by column: a loop over the packets would take three times as long."""
         comments, tails = self._comments, self._tails
         length = Struct(self._order + "I").pack
-        pieces: list[bytes] = []
-        add = pieces.append
-        due, frame = comments.due, self._frame
-        for at, caplen, head in packets:
-            frame += 1
-            if caplen not in tails:
-                tails[caplen] = _END_OF_OPTIONS[: -caplen % 4] + head[4:8]
-            tail = tails[caplen]
-            if frame == due:
-                option = comments.take(self._order) + _END_OF_OPTIONS
-                due = comments.due
-                size = length(PACKET_OVERHEAD + (caplen + 3 & ~3) + len(option))
-                head = head[:4] + size + head[8:]  # noqa: PLW2901
-                tail = tail[:-4] + option + size
-            add(head)
-            add(data[at : at + caplen])
-            add(tail)
+        for size in set(caplen).difference(tails):
+            tails[size] = _END_OF_OPTIONS[: -size % 4] + length(PACKET_OVERHEAD + (size + 3 & ~3))
+        ends = list(map(tails.__getitem__, caplen))
+        while 0 < comments.due <= self._frame + len(at):
+            number = comments.due - self._frame - 1
+            option = comments.take(self._order) + _END_OF_OPTIONS
+            total = length(PACKET_OVERHEAD + (caplen[number] + 3 & ~3) + len(option))
+            heads[number] = heads[number][:4] + total + heads[number][8:]
+            ends[number] = ends[number][:-4] + option + total
+        pieces = [b""] * (3 * len(at))
+        pieces[0::3] = heads
+        pieces[1::3] = [data[start : start + size] for start, size in zip(at, caplen, strict=True)]
+        pieces[2::3] = ends
         self._out.write(b"".join(pieces))
-        self._frame = frame
+        self._frame += len(at)
 
 
 def _block(kind: int, body: bytes, order: str) -> bytes:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from backlogtrace.replay.rows import EventRow, MismatchRow, PacketRow
+from backlogtrace.replay.rows import EventRow, OutRow, PacketRow
 from backlogtrace.report.digest import digest
 from backlogtrace.report.safe import safe
 from backlogtrace.report.verdict import verdict
 from backlogtrace.report.words import added, span
 
 if TYPE_CHECKING:
-    from backlogtrace.replay.rows import Header, ListenerSummary, OutRow, Row, Span
+    from backlogtrace.replay.rows import Header, ListenerSummary, Row, Span
     from backlogtrace.report import Analysis
     from backlogtrace.report.digest import Kind
 
@@ -89,22 +89,24 @@ class PacketComments:
 
     def _add(self, row: Row) -> None:
         """Take the next row."""
-        if isinstance(row, EventRow):
+        listener = ""
+        if isinstance(row, PacketRow):
+            frame, listener = row.segment.frame, row.listener
+            head, tail = _decided(row)
+            self._judging.add(listener)
+        elif isinstance(row, OutRow):
+            frame, head, tail = row.segment.frame, _sent(row), ""
+        elif isinstance(row, EventRow):
             if row.event == "listen" and row.listener in self._judging:
                 self._moving.add(row.listener)
             return
-        if isinstance(row, PacketRow):
-            frame, part = row.segment.frame, _decided(row)
-            self._judging.add(row.listener)
-        elif isinstance(row, MismatchRow):
-            if row.frame is None:
-                return
-            frame, part = row.frame, _Part(f"mismatch ({row.what}) {safe(row.detail, _LIMIT)}", "", "")
+        elif row.frame is None:
+            return
         else:
-            frame, part = row.segment.frame, _Part(_sent(row), "", "")
+            frame, head, tail = row.frame, f"mismatch ({row.what}) {safe(row.detail, _LIMIT)}", ""
         # many packets get the same words: kept once
         kept = self._known.setdefault
-        part = _Part(kept(part.head, part.head), part.listener, kept(part.tail, part.tail))
+        part = _Part(kept(head, head), listener, kept(tail, tail))
         before = self._parts.get(frame)
         if before is None:
             self._parts[frame] = part
@@ -114,7 +116,8 @@ class PacketComments:
             before.append(part)
 
 
-def _decided(row: PacketRow) -> _Part:
+def _decided(row: PacketRow) -> tuple[str, str]:
+    """What comes before and after what fits in the accept queue."""
     outcome = row.outcome
     proof = "" if row.resolved_by is None else f" by frame {row.resolved_by}"
     rivals = f" or {', '.join(row.rivals)}" if row.rivals else ""
@@ -123,7 +126,7 @@ def _decided(row: PacketRow) -> _Part:
         parts.append(added(outcome.counters))
     parts.append(f"{outcome.rule}@{outcome.function}")
     head = f"{outcome.decision} ({outcome.reason}) accept {span(row.accept_queue)}"
-    return _Part(head, row.listener, _BETWEEN.join(parts))
+    return head, _BETWEEN.join(parts)
 
 
 def _sent(row: OutRow) -> str:
