@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from bisect import bisect_right
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
@@ -153,13 +154,8 @@ class Analysis:
                 self.many = journal.many
         self.header.kernel = profile.name
         self.header.assumed = assumed
-        collecting = gc.isenabled()
-        gc.disable()  # millions of small objects without cycles: the collector only costs time here
-        try:
+        with _without_collector():
             yield from self._replay(replay, chain([first], chunks))
-        finally:
-            if collecting:
-                gc.enable()
         self._finish(replay)
 
     def _infers(self) -> bool:
@@ -181,7 +177,8 @@ class Analysis:
         reader = Reader(
             self.host.listeners, LISTENER_LIMIT, self._options.backlog, rereadable=self._capture.rereadable
         )
-        reader.read(self._chunks())
+        with _without_collector():
+            reader.read(self._chunks())
         self.inference = infer(reader, self.host)
         self.host = self.inference.host
         self._ignored_listeners = reader.ignored
@@ -343,6 +340,18 @@ class Analysis:
             yield self._away, "B"
         if self._missing:
             yield self._missing, "D"
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """For millions of small objects without cycles: the garbage collector would only cost time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _settled(segments: list[Segment]) -> int:
