@@ -264,7 +264,8 @@ class Analysis:
         )
         first = next((known for known in self._tracks if known.end == end), None)
         if first is None:
-            track = Track(name, end, None, summary)
+            known_ns = 0 if self.inference is None else self.inference.evidence.last_ns
+            track = Track(name, end, None, summary, max(0, known_ns - (self.header.first_ns or 0)))
             self._route.add(end, track)
         else:  # another socket of the same address and port
             track = Track(name, end, None, first.summary)

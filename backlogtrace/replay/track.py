@@ -59,7 +59,10 @@ class Attempt:
 class Track:
     """One listener of the replay."""
 
-    def __init__(self, name: str, end: bytes, socket: ListenSocket | None, summary: ListenerSummary) -> None:
+    def __init__(
+        self, name: str, end: bytes, socket: ListenSocket | None, summary: ListenerSummary, span_ns: int = 0
+    ) -> None:
+        """`span_ns`: how long the capture is, where that is known."""
         self.name = name
         self.end = end
         self.socket = socket
@@ -76,7 +79,7 @@ class Track:
         self._impact_count = 0
         self._refused = 0
         self._samples: list[QueueSample] = []
-        self._width = 1_000_000
+        self._width = max(1_000_000, span_ns // _SAMPLES + 1)
         self._top: QueueSample
         self.edge_ns = -1
         """End of the current sample's time slice."""
@@ -125,10 +128,9 @@ class Track:
 
     def count(self, outcome: Outcome, now: int, accept: int) -> None:
         """A packet of an ordinary handshake, after which the accept queue is `accept` long."""
-        hits, socket = self.hits, self.socket
+        hits = self.hits
         hits[outcome] = hits.get(outcome, 0) + 1
-        assert socket is not None
-        if now >= self.edge_ns or accept > self.top_accept or socket.qlen > self.top_syn:
+        if now >= self.edge_ns or accept > self.top_accept or self.socket.qlen > self.top_syn:  # type: ignore[union-attr]
             _, syn_low, syn_high = self.queues()
             self.sample(now, accept, syn_low, syn_high)
 
