@@ -116,7 +116,11 @@ def opened(items: list[Segment | Handshake]) -> list[Segment]:
     """The packets in capture order."""
     found: list[Segment] = []
     for one in items:
-        found += one.segments() if isinstance(one, Handshake) else [one]
+        packets = one.segments() if isinstance(one, Handshake) else [one]
+        found += packets
+        if isinstance(one, Handshake):
+            of_server = [packet for packet in packets[3:] if packet.src == one.dst and not packet.flags & FIN]
+            assert one.opening() == packets[:3] + of_server[:1]
     return sorted(found, key=lambda one: one.frame)
 
 
@@ -308,6 +312,7 @@ def test_many_handshakes_are_taken_apart_in_any_order(tmp_path: Path) -> None:
     assert [one.src for one in found] == [endpoint(*client) for client in clients]
     for one in [*found[::-1], *found[::7]]:
         assert one.segments() == [part for part in segments if one.src in {part.src, part.dst}]
+        assert one.opening() == [one.segments()[number] for number in (0, 1, 2, 4)]
 
 
 def test_a_source_keeps_the_options_of_its_packets_only(tmp_path: Path) -> None:

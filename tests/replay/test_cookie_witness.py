@@ -12,6 +12,7 @@ import pytest
 from backlogtrace.capture import open_capture
 from backlogtrace.kernel import profiles
 from backlogtrace.kernel.cookie_signs import TSVALUES
+from backlogtrace.replay import cookie_witness
 from backlogtrace.replay.cookie_witness import CookieWitness, Recognition
 from backlogtrace.replay.host import AcceptModel, Host, load_host
 from backlogtrace.segment import ACK, RST, SYN, Segment
@@ -268,3 +269,16 @@ def test_nothing_is_open_when_everything_is_given() -> None:
     result = replay(answered(), host())
     assert [(row.certainty, row.rivals) for row in result.packets] == [("certain", ())] * 2
     assert [(s.seen_cookies, s.seen_requests) for s in result.listeners] == [(0, 0)]
+
+
+def test_what_was_not_looked_at_is_not_certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A SYN-ACK without timestamps that keeps options is no cookie: proved only if it is looked at."""
+    wire = Wire()
+    for c in range(2):
+        wire.inbound(SYN, c, 1.0 + c, seq=100, sack_ok=True)
+        wire.outbound(SYN | ACK, c, 1.1 + c, seq=500, ack=101, sack_ok=True)
+    for left, expected in ((10, ["certain", "certain"]), (2, ["certain", "likely"])):
+        monkeypatch.setattr(cookie_witness, "_BUDGET", left)
+        rows = replay(wire, Host()).packets
+        assert [row.certainty for row in rows] == expected
+        assert [row.rivals for row in rows][1] == (() if left == 10 else ("cookie",))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backlogtrace.capture import open_capture
 from backlogtrace.replay import Options, analyze
 from backlogtrace.replay.host import AcceptModel, Host, HostEvent, load_host
-from backlogtrace.replay.rows import MismatchRow
+from backlogtrace.replay.rows import MismatchRow, OutRow, PacketRow
 from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN
 from tests.replay.bundle import bundle
 from tests.replay.wire import FakeCapture, Wire, at, host
@@ -160,11 +160,38 @@ _HOSTS = [
     st.sampled_from(_HOSTS),
     st.sampled_from([AcceptModel("infer"), AcceptModel("immediate"), AcceptModel("rate", 20.0)]),
     st.sampled_from([7, 20, 1000]),
+    st.sampled_from(["rows", "totals"]),
 )
 def test_connections_together_or_apart_same_result(
-    segments: list[Segment], known: Host, accept: AcceptModel, size: int
+    segments: list[Segment], known: Host, accept: AcceptModel, size: int, what: str
 ) -> None:
-    options = Options(routine_rows=False, accept=accept)
+    rows = what == "rows"
+    options = Options(routine_rows=rows, accept=accept)
     together, apart = (_Pieces(segments, size, together=choice) for choice in (True, False))
-    assert _outcome(together, known, options) == _outcome(apart, known, options)
+    found, expected = (_outcome_and_rows(way, known, options) for way in (together, apart))
+    assert found[0] == expected[0]
+    if rows and size == 1000:  # in pieces, witnesses for and against cookies are not the same packets
+        assert found[1] == expected[1]
     event(f"closed: {bool(together.closed)}")
+
+
+def test_rows_of_packets_at_the_same_time_are_in_order_of_frames() -> None:
+    wire = Wire()
+    for c in range(4):
+        wire.inbound(SYN, c, 1.0, seq=100)
+    for c in reversed(range(4)):
+        wire.outbound(SYN | ACK, c, 1.0, seq=500, ack=101)
+    wire.inbound(SYN, 9, 1.0, seq=100)
+    for c in (2, 0, 3, 1):
+        wire.inbound(ACK, c, 1.0, seq=101, ack=501)
+    wire.inbound(SYN, 8, 1.0, seq=100)
+    for c in range(4):
+        wire.inbound(ACK, c, 2.0, seq=101, ack=501, length=10)
+        wire.outbound(ACK, c, 2.0, seq=501, ack=111)
+    together, apart = (_Pieces(wire.segments, 1000, together=choice) for choice in (True, False))
+    found, rows = _outcome_and_rows(together, host(8), Options())
+    assert together.bundled == 4
+    frames = [row.segment.frame for row in rows if isinstance(row, PacketRow | OutRow)]
+    assert frames == sorted(frames)
+    assert len(frames) == 14
+    assert (found, rows) == _outcome_and_rows(apart, host(8), Options())
