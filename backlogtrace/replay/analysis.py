@@ -20,6 +20,7 @@ from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
 from backlogtrace.replay.calibration import Copies
+from backlogtrace.replay.checksums import Damage
 from backlogtrace.replay.cookie_witness import SideWitness
 from backlogtrace.replay.discovery import listening
 from backlogtrace.replay.engine import Replay
@@ -32,7 +33,7 @@ from backlogtrace.replay.lookahead import AHEAD_NS
 from backlogtrace.replay.route import Route
 from backlogtrace.replay.rows import Header, ListenerSummary
 from backlogtrace.replay.track import Track
-from backlogtrace.segment import endpoint, endpoint_text
+from backlogtrace.segment import DAMAGED, endpoint, endpoint_text, undamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -95,6 +96,7 @@ class Analysis:
         """What the kernel asked of the packet `Options.checks_of`, in order."""
         self._tracks: list[Track] = []
         self._copies = Copies()
+        self._damage = Damage()
         self._missing = ""
         """What the capture lacks, in words."""
         self._away = ""
@@ -107,7 +109,7 @@ class Analysis:
 
     def __iter__(self) -> Iterator[Row]:
         given = self.host
-        chunks = self._infer() if self._infers() else self._chunks()
+        chunks = self._infer() if self._infers() else self._chunks(self._route)
         profile, note, assumed = _kernel(self.host.kernel)
         first = next(chunks, [])
         self.header.first_ns = first[0].time_ns if first else None
@@ -166,25 +168,41 @@ class Analysis:
         alone = len(ends) == len(self.host.listeners)  # which socket of a group was served is not worked out
         return self._options.accept.kind == "infer" and not self.host.accept_log and alone
 
-    def _chunks(self) -> Iterator[list[Segment]]:
+    def _chunks(self, route: Route) -> Iterator[list[Segment]]:
         # a Handshake begins with a Segment's fields; whoever reads more asks its flags first
         chunks = cast("Iterator[list[Segment]]", self._capture.chunks())
-        if self.inference is not None and not self._copies.dropped:  # read before: there are none
-            return chunks
-        self._copies = Copies()
-        return self._copies.without(chunks)
+        if self.inference is None or self._copies.dropped:  # else read before: there are none
+            self._copies = Copies()
+            chunks = self._copies.without(chunks)
+        return self._damage.marked(chunks, self._capture.info, route)
 
     def work_out(self) -> Recording:
         """Read the capture and work out what is not known of its host."""
-        reader = Reader(
-            self.host.listeners, LISTENER_LIMIT, self._options.backlog, rereadable=self._capture.rereadable
-        )
-        reader.read(self._chunks())
+        reader = self._reader()
+        reader.read(self._chunks(reader.route))
+        self._damage.settle(self._capture.info)
+        if self._damage.mistaken:
+            reader = self._read_again(reader.recording)
         self.inference = infer(reader, self.host)
         self.host = self.inference.host
         self._ignored_listeners = reader.ignored
         self._found = True
         return reader.recording
+
+    def _reader(self) -> Reader:
+        return Reader(
+            self.host.listeners, LISTENER_LIMIT, self._options.backlog, rereadable=self._capture.rereadable
+        )
+
+    def _read_again(self, recording: Recording) -> Reader:
+        """The capture once more, now that more is known of it."""
+        reader = self._reader()
+        if recording.items is None:
+            self._capture = self._capture.again()
+            reader.read(self._chunks(reader.route))
+        else:
+            reader.read([[undamaged(item) if item.flags & DAMAGED else item for item in recording.items]])
+        return reader
 
     def _infer(self) -> Iterator[list[Segment]]:
         """Work out what is not known of the host; the capture's packets once more."""
@@ -192,7 +210,7 @@ class Analysis:
         if items is not None:
             return iter([items])
         self._capture = self._capture.again()
-        return self._chunks()
+        return self._chunks(self._route)
 
     def _assumptions(self, given: Host, settings: Settings) -> list[str]:
         """What the user did not say and the replay takes to be so, worked out or not."""
@@ -303,6 +321,8 @@ class Analysis:
                 f"{merged} packets are larger than any frame: GRO or TSO merged them before the capture, "
                 "which changes nothing about handshakes"
             )
+        if damage := self._damage.note():
+            header.notes.append(damage)
         if self._note:
             header.notes.insert(0, self._note)
         for end, origin in self._witness.proved() if self._witness is not None else ():
@@ -335,6 +355,8 @@ class Analysis:
             yield f"{unseen} SYN-ACKs were not captured, but clients acknowledged them", "B"
         if back_ns >= 1_000_000:  # noqa: PLR2004 - 1 ms
             yield f"packets go back in time by up to {back_ns / 1e6:.1f} ms", "B"
+        if doubt := self._damage.doubt(info.checksums):
+            yield doubt, "B"
         if copies:
             yield f"{copies} packets were captured more than once; the first copy counts", "B"
         if self._away:
