@@ -21,13 +21,14 @@ from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
 from backlogtrace.replay.calibration import Copies
 from backlogtrace.replay.checksums import Damage
+from backlogtrace.replay.clocksteps import ClockWatch, Steps
 from backlogtrace.replay.cookie_witness import SideWitness
 from backlogtrace.replay.discovery import listening
 from backlogtrace.replay.engine import Replay
 from backlogtrace.replay.events import EventQueue
 from backlogtrace.replay.group import Group
 from backlogtrace.replay.host import AcceptModel, Host, HostListener
-from backlogtrace.replay.inference import Reader, infer
+from backlogtrace.replay.inference import Reader, infer, singles
 from backlogtrace.replay.journal import Journal
 from backlogtrace.replay.lookahead import AHEAD_NS
 from backlogtrace.replay.route import Route
@@ -97,6 +98,11 @@ class Analysis:
         self._tracks: list[Track] = []
         self._copies = Copies()
         self._damage = Damage()
+        self._steps: Steps | None = None
+        """Steps of the capture's clock that are taken out of all times."""
+        self._clock = ""
+        """What is wrong with the capture's clock, in words, where it could not be put right."""
+        self._backward_ns: int | None = None
         self._missing = ""
         """What the capture lacks, in words."""
         self._away = ""
@@ -156,7 +162,8 @@ class Analysis:
         collecting = gc.isenabled()
         gc.disable()  # millions of small objects without cycles: the collector only costs time here
         try:
-            yield from self._replay(replay, chain([first], chunks))
+            rows = self._replay(replay, chain([first], chunks))
+            yield from rows if self._steps is None else map(self._steps.captured, rows)
         finally:
             if collecting:
                 gc.enable()
@@ -174,14 +181,25 @@ class Analysis:
         if self.inference is None or self._copies.dropped:  # else read before: there are none
             self._copies = Copies()
             chunks = self._copies.without(chunks)
-        return self._damage.marked(chunks, self._capture.info, route)
+        chunks = self._damage.marked(chunks, self._capture.info, route)
+        return chunks if self._steps is None else self._steps.corrected(chunks)
 
     def work_out(self) -> Recording:
         """Read the capture and work out what is not known of its host."""
-        reader = self._reader()
-        reader.read(self._chunks(reader.route))
+        reader, watch = self._reader(), ClockWatch()
+        reader.read(watch.watched(self._chunks(reader.route)))
         self._damage.settle(self._capture.info)
-        if self._damage.mistaken:
+        steps = watch.steps()
+        if watch.suspicious:
+            watch = ClockWatch()
+            reader = self._read_again(reader.recording, watch)
+            steps = watch.steps()
+        if steps:
+            self._backward_ns = watch.backward_ns
+            self._steps = Steps(steps)
+            if self.host.events:
+                self._clock, self._steps = self._steps.reason(), None
+        if self._damage.mistaken or self._steps is not None:
             reader = self._read_again(reader.recording)
         self.inference = infer(reader, self.host)
         self.host = self.inference.host
@@ -194,14 +212,19 @@ class Analysis:
             self.host.listeners, LISTENER_LIMIT, self._options.backlog, rereadable=self._capture.rereadable
         )
 
-    def _read_again(self, recording: Recording) -> Reader:
-        """The capture once more, now that more is known of it."""
+    def _read_again(self, recording: Recording, watch: ClockWatch | None = None) -> Reader:
+        """The capture once more, now that more is known of it; packet by packet where the clock matters."""
         reader = self._reader()
+        single = watch is not None or self._steps is not None
         if recording.items is None:
-            self._capture = self._capture.again()
-            reader.read(self._chunks(reader.route))
+            self._capture = self._capture.again(bundle=not single)
+            chunks = self._chunks(reader.route)
         else:
-            reader.read([[undamaged(item) if item.flags & DAMAGED else item for item in recording.items]])
+            items = singles(recording.items) if single else recording.items
+            if self._damage.mistaken:
+                items = [undamaged(item) if item.flags & DAMAGED else item for item in items]
+            chunks = iter([items]) if self._steps is None else self._steps.corrected([items])
+        reader.read(chunks if watch is None else watch.watched(chunks))
         return reader
 
     def _infer(self) -> Iterator[list[Segment]]:
@@ -307,7 +330,10 @@ class Analysis:
         header.packets = info.packets
         header.handshake_packets = replay.handshake_packets
         header.skipped = dict(info.skipped)
-        header.first_ns, header.last_ns = info.first_ns, info.last_ns
+        if self._steps is None:
+            header.first_ns, header.last_ns = info.first_ns, info.last_ns
+        else:  # of the time that passed
+            header.last_ns = replay.last_ns
         header.problems = list(info.problems)
         header.notes = list(info.notes)
         if self._ignored_listeners:
@@ -339,14 +365,25 @@ class Analysis:
                     summary.peak_accept_queue, summary.peak_syn_queue = track.group.peaks
                 if replay.acceptance is not None:
                     summary.peak_accept_queue = replay.acceptance.peak(track)
-                summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
+                summary.first_ns, summary.last_ns = header.first_ns or 0, header.last_ns or 0
                 self.listeners.append(summary)
+        if self._steps is not None:
+            self._as_captured(self._steps)
         _grade(header, self._blemishes(info))
+
+    def _as_captured(self, steps: Steps) -> None:
+        """Clients hit and packets without rows are found in the capture by its own times."""
+        for summary in self.listeners:
+            for impact in summary.impacts:
+                impact.first_ns = steps.captured_ns(impact.first_ns)
+        for span in (span for kinds in self.many.values() for span in kinds.values()):
+            span.first_ns, span.last_ns = map(steps.captured_ns, (span.first_ns, span.last_ns))
 
     def _blemishes(self, info: CaptureInfo) -> Iterator[tuple[str, Literal["B", "C", "D"]]]:
         """What is wrong with the capture, and the best grade it can have for that."""
         unseen = len(self.inference.evidence.lost) if self.inference is not None else 0
-        copies, back_ns = self._copies.dropped, info.backward_max_ns
+        copies = self._copies.dropped
+        back_ns = info.backward_max_ns if self._backward_ns is None else self._backward_ns
         if info.problems:
             yield "the capture could not be read to its end", "C"
         if info.dropped:
@@ -355,6 +392,10 @@ class Analysis:
             yield f"{unseen} SYN-ACKs were not captured, but clients acknowledged them", "B"
         if back_ns >= 1_000_000:  # noqa: PLR2004 - 1 ms
             yield f"packets go back in time by up to {back_ns / 1e6:.1f} ms", "B"
+        if self._steps is not None:
+            yield f"{self._steps.reason()}; no timer counts that time", "B"
+        if self._clock:
+            yield f"{self._clock}; times of the host file stand, and what lies across it is misjudged", "C"
         if doubt := self._damage.doubt(info.checksums):
             yield doubt, "B"
         if copies:
