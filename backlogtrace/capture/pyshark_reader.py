@@ -212,7 +212,7 @@ def _from_fields(frame: int, time_ns: int, ip: Any, tcp: Any, info: CaptureInfo)
     flags = int(_field(tcp, "tcp.flags"), 16) & 0xFF
     source, target = _addresses(ip)
     _note_checksum(frame, ip, tcp, source + target, info)
-    options = bytes.fromhex(_field(tcp, "tcp.options").replace(":", ""))
+    options = _options(tcp)
     info.options_cut += len(options) < int(_field(tcp, "tcp.hdr_len")) - _MIN_HEADER
     return Segment(
         frame,
@@ -228,9 +228,15 @@ def _from_fields(frame: int, time_ns: int, ip: Any, tcp: Any, info: CaptureInfo)
     )
 
 
+def _options(tcp: Any) -> bytes:
+    """The options as captured; pyshark has `None` where the capture cut all of them."""
+    text = _field(tcp, "tcp.options")
+    return b"" if text == "None" else bytes.fromhex(text.replace(":", ""))
+
+
 def _note_checksum(frame: int, ip: Any, tcp: Any, ends: bytes, info: CaptureInfo) -> None:
     """Notes what is known of the TCP checksum; the header is put together again from its fields."""
-    options = bytes.fromhex(_field(tcp, "tcp.options").replace(":", ""))
+    options = _options(tcp)
     header, flags = int(_field(tcp, "tcp.hdr_len")), int(_field(tcp, "tcp.flags"), 16)
     plain = _field(ip, "ip.hdr_len") == "20" or _field(ip, "ipv6.nxt") == _TCP
     if not plain or int(_field(tcp, "tcp.len")) or len(options) != header - _MIN_HEADER:

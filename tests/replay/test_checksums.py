@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from backlogtrace.capture import open_capture, reader
 from backlogtrace.lab.craft import packet
 from backlogtrace.replay import Options, analyze
-from backlogtrace.replay.host import Host, HostListener, parse_accept
+from backlogtrace.replay.host import Host, HostListener, load_host, parse_accept
 from backlogtrace.replay.rows import MismatchRow, OutRow, PacketRow
 from backlogtrace.segment import ACK, SYN
 from tests.capture.capture_files import RAW, Packet, pcap
@@ -17,12 +18,11 @@ from tests.kernel.build import SERVER, client, segment
 from tests.replay.wire import Wire
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from backlogtrace.replay import Analysis
     from backlogtrace.replay.rows import Row
     from backlogtrace.segment import Segment
 
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 DAMAGED = 7
 """A client whose first packets come damaged."""
 
@@ -196,3 +196,47 @@ def test_explained_by_the_one_check_there_is(tmp_path: Path) -> None:
     assert rows
     [check] = analysis.checks
     assert (check.holds, check.ends) == (True, "host.wrong_checksum")
+
+
+@pytest.mark.parametrize("host", [False, True], ids=["alone", "with host file"])
+@pytest.mark.parametrize(
+    "name",
+    ["seed_documents-0001", "seed_documents-0005", "cookies-and-requests-4.4.1", "timewait-reuse-5.15",
+     "relisten-larger-backlog-6.12", "ipv6-and-ipv4-cookies-5.15"],
+)  # fmt: skip
+def test_damaged_strangers_change_nothing_in_a_recording(tmp_path: Path, name: str, host: bool) -> None:
+    """SYNs without payload, from ports that nobody answers; the checksum is that of the SYN they were."""
+    folder = FIXTURES / name
+    data = (folder / "capture.pcap").read_bytes()
+    known = load_host(folder / "host.json") if host else None
+    records = []
+    offset = 24
+    while offset < len(data):
+        size = 16 + int.from_bytes(data[offset + 8 : offset + 12], "little")
+        records.append(data[offset : offset + size])
+        offset += size
+    made: list[bytes] = []
+    added = set()
+    flags_at = [16 + (33 if record[16] >> 4 == 4 else 53) for record in records]
+    ends = [at - 13 + (records[place][at - 1] >> 4 << 2) for place, at in enumerate(flags_at)]
+    syns = [
+        place
+        for place, record in enumerate(records)
+        if record[flags_at[place]] & 0x12 == SYN and ends[place] == len(record)
+    ]
+    chosen = syns[:: max(5, len(syns) // 3)]
+    for place, record in enumerate(records):
+        made.append(record)
+        if place in chosen:
+            stranger = bytearray(record)
+            port = flags_at[place] - 13
+            stranger[port : port + 2] = (61000 + place).to_bytes(2, "big")
+            made.append(bytes(stranger))
+            added.add(len(made))
+    path = tmp_path / "x.pcap"
+    path.write_bytes(data[:24] + b"".join(made))
+    _, rows = analysed(path, known)
+    _, expected = analysed(folder / "capture.pcap", known)
+    found = decisions(rows)
+    assert {row[0] for row in found if row[2] == "wrong_checksum"} == added
+    assert [row[1:] for row in found if row[0] not in added] == [row[1:] for row in decisions(expected)]
