@@ -130,9 +130,22 @@ class HandshakeSource(Protocol):
         ...
 
 
+DAMAGED = 0x2000
+"""A packet that its server cannot have got stands in a list of segments with this and no flag bits."""
+_DAMAGED_SHIFT = 16
 HANDSHAKE = 0x1000
 HANDSHAKE_MAX_NS = 900_000_000
 """Less than the first SYN-ACK timer: no timer fires within an ordinary handshake."""
+
+
+def damaged(segment: Segment) -> Segment:
+    """`segment`, marked as DAMAGED."""
+    return segment._replace(flags=DAMAGED | segment.flags << _DAMAGED_SHIFT)
+
+
+def undamaged(segment: Segment) -> Segment:
+    """The segment as it was captured, of one that is DAMAGED."""
+    return segment._replace(flags=segment.flags >> _DAMAGED_SHIFT)
 
 
 def flag_text(flags: int) -> str:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backlogtrace.capture.bundle import Bundler, BundleSource, mixed_items
+from backlogtrace.capture.checksum_columns import checksums
 from backlogtrace.capture.emit import fast_open, segments
 from backlogtrace.capture.headers import Headers, decode_headers
 from backlogtrace.capture.records import column_scan
 from backlogtrace.capture.select_columns import ColumnSelector
+from backlogtrace.segment import ACK, SYN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -95,6 +97,7 @@ def segment_chunks(
             info.kept += len(chosen)
             first_frame = info.packets + 1
             info.packets += len(batch.times)
+            _checksums(info, headers, chosen, bundles, first_frame)
             yield from _delivered(batch, chosen, bundles, first_frame)
 
 
@@ -115,6 +118,32 @@ def _delivered(
     shown[bundles.opening] = True
     # in one list, or packets of a handshake that is taken apart would come after those of the next list
     yield mixed_items(headers, chosen[shown[chosen]], bundles, source, first_frame, times)
+
+
+def _checksums(
+    info: CaptureInfo, headers: Headers, chosen: Ints, bundles: Bundles | None, first_frame: int
+) -> None:
+    """Notes what is known of the checksums of packets that are delivered.
+
+    Of a handshake found whole only the SYN counts: its packets did arrive.
+    """
+    if info.checksums.full:
+        return
+    if bundles is not None:
+        looked = np.ones(len(headers), np.bool_)
+        looked[bundles.packets] = False
+        looked[bundles.opening] = True
+        chosen = chosen[looked[chosen]]
+    right, wrong = checksums(headers, chosen)
+    if len(right) or len(wrong):
+        info.checksums.take(
+            (headers.number[wrong] + first_frame).tolist(), *(_syns(headers, some) for some in (right, wrong))
+        )
+
+
+def _syns(headers: Headers, some: Ints) -> int:
+    """How many of some packets are SYNs without ACK."""
+    return int((headers.flags[some] & (SYN | ACK) == SYN).sum())
 
 
 def _seed(batch: Batch) -> bytes:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backlogtrace.capture import link
+from backlogtrace.capture.checksums import TCP_PROTOCOL
 from backlogtrace.capture.gather import MAX_OPTIONS, Places, halves_at, octets, octets_at, rows_at
 from backlogtrace.capture.packet import (
     BAD_HEADER,
     EXTENSION_HEADERS,
     NOT_TCP,
-    TCP_PROTOCOL,
     TUNNEL_PROTOCOLS,
     TUNNEL_UDP_PORTS,
     UDP_PROTOCOL,
@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 
     Bools = npt.NDArray[np.bool_]
 
-SOURCE, TARGET, PORTS, SEQ, ACKED, OFFSET_FLAGS = 4, 5, 6, 7, 8, 9
+FIRST, SOURCE, TARGET, PORTS, SEQ, ACKED, OFFSET_FLAGS = 1, 4, 5, 6, 7, 8, 9
 """Word numbers in a row: 4 bytes before the IPv4 header, 20 of it and 20 of TCP, so all words are aligned."""
-_BEFORE_IP, _FIRST, _FRAGMENT, _PROTOCOL = 0, 1, 2, 3
+PLAIN_4, PLAIN_6 = 0x45, 0x60
+"""First byte of an IP header that ends where TCP begins; a row with another has no whole IP header."""
+_BEFORE_IP, _FRAGMENT, _PROTOCOL = 0, 2, 3
 _ROW_WORDS = 11
 _OFFSET_BYTE, _FLAGS_BYTE = 36, 37
 
@@ -200,9 +202,9 @@ class _Decoding:
     def _plain_ipv4(self) -> tuple[Bools, Ints]:
         """(which packets are whole IPv4 TCP headers without IP options, IP payload bytes)."""
         rows = self.rows
-        total = rows[:, _FIRST] >> 16
+        total = rows[:, FIRST] >> 16
         room = ((total & 0xFF) << 8 | total >> 8).astype(np.int64) - 20
-        good = (rows[:, _FIRST] & 0xFF) == 0x45
+        good = (rows[:, FIRST] & 0xFF) == 0x45
         good &= (rows[:, _PROTOCOL] & 0xFF00) == TCP_PROTOCOL << 8
         good &= (rows[:, _FRAGMENT] & 0xFF3F0000) == 0
         good &= self.end - self.ip_at >= 40
@@ -267,7 +269,7 @@ class _Decoding:
         cut = (ip_at + 20 > end) | (good & (tcp_at + 20 > end))
         self._skip(link.TRUNCATED, int(cut.sum()))
         good &= ~cut
-        self.rows[chosen[good], SOURCE : TARGET + 1] = ip[good, 3:5]
+        self.rows[chosen[good], FIRST : TARGET + 1] = ip[good]
         self._accept(chosen[good], tcp_at[good], room[good])
         odd: Ints = chosen[~(good | other | cut)]
         return odd
@@ -289,6 +291,7 @@ class _Decoding:
         good &= ~cut
         self.six_at.append(chosen[good])
         self.six.append(octets(ip)[good, 8:40])
+        self.rows[chosen[good], FIRST] = PLAIN_6
         self._accept(chosen[good], tcp_at[good], room[good])
         odd: Ints = chosen[~(good | other | cut)]
         return odd
@@ -325,9 +328,14 @@ class _Decoding:
             if isinstance(found, str):
                 self.info.skip(found)
                 continue
-            tcp_at, room, source, target, length_zero = found
-            if length_zero:
+            tcp_at, room, source, target, network = found
+            if network < 0:
                 self.length_zero.append(number)
+            self.rows[number, FIRST] = 0
+            if tcp_at - network == 20 and len(source) == 4:  # the whole header, for its checksum
+                self.rows[number, FIRST : TARGET + 1] = np.frombuffer(self.data, "<u4", 5, network)
+            elif tcp_at - network == 40 and len(source) == 16:
+                self.rows[number, FIRST] = PLAIN_6
             if len(source) == 4:
                 four.append((number, tcp_at, room))
                 addresses.append(source + target)

@@ -7,6 +7,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+CHECKSUMS_TOLD = 100_000
+"""Packets with a wrong checksum of which the numbers are kept: a capture with more has been rewritten."""
+
+
+@dataclass(slots=True)
+class Checksums:
+    """What the checksums of the packets delivered say, where they say anything (see capture.checksums)."""
+
+    wrong: list[int] = field(default_factory=list)
+    """Frames whose checksum is wrong, ascending but for merged captures; the first ones."""
+    syns_right: int = 0
+    syns_wrong: int = 0
+    """SYNs without ACK: no reply is taken for one."""
+
+    @property
+    def full(self) -> bool:
+        """Whether looking at more is of no use."""
+        return len(self.wrong) >= CHECKSUMS_TOLD
+
+    def take(self, wrong: list[int], syns_right: int, syns_wrong: int) -> None:
+        """Takes the next packets of which checksums say something: frames of wrong ones, SYNs among all."""
+        self.wrong += wrong
+        self.syns_right += syns_right
+        self.syns_wrong += syns_wrong
+
+    def absorb(self, other: Checksums) -> None:
+        """Adds the counts of another reading; its frames are numbered anew."""
+        self.syns_right += other.syns_right
+        self.syns_wrong += other.syns_wrong
+
 
 @dataclass(slots=True)
 class CaptureInfo:
@@ -51,6 +81,7 @@ class CaptureInfo:
     """Packets without a time (pcapng Simple Packet Blocks): they got their predecessor's."""
     dropped: int = 0
     """Packets that the capturing host reports as lost (pcapng interface statistics, else drop counts)."""
+    checksums: Checksums = field(default_factory=Checksums)
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     """One line each: file, byte offset, frame, what is wrong, what to do."""
@@ -111,6 +142,7 @@ class CaptureInfo:
             "dropped",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.checksums.absorb(other.checksums)
         for reason, count in other.skipped.items():
             self.skip(reason, count)
         for linktype in other.linktypes:

@@ -10,24 +10,25 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from backlogtrace.capture.checksums import TCP_PROTOCOL, UNKNOWN, checked
 from backlogtrace.capture.link import FINDERS, TRUNCATED, TUNNEL
 
 if TYPE_CHECKING:
     from backlogtrace.capture.info import CaptureInfo
     from backlogtrace.capture.link import Data
 
-    Bare = tuple[bytes, bytes, int, int, int, int, int, bytes]
-    """(src, dst, flags, seq, ack, window, length, options as captured)"""
+    Bare = tuple[bytes, bytes, int, int, int, int, int, bytes, int]
+    """(src, dst, flags, seq, ack, window, length, options as captured, what checksums.checked() says)"""
     Packet = tuple[int, int, Bare]
     """(frame, time_ns, the segment in it)"""
-    Located = tuple[int, int, bytes, bytes, bool]
-    """(TCP header, bytes from there to the datagram's end, source, destination, IP length is 0)"""
+    Located = tuple[int, int, bytes, bytes, int]
+    """(TCP header, bytes from there to the datagram's end, source, destination, IP header or -1 where the IP
+    length is 0)"""
 
 BAD_HEADER = "bad_header"
 FRAGMENT = "fragment"
 NOT_TCP = "not_tcp"
 
-TCP_PROTOCOL = 6
 UDP_PROTOCOL = 17
 TUNNEL_PROTOCOLS = frozenset((4, 41, 47, 97, 137))
 """IP in IP, IPv6 in IP, GRE, EtherIP, MPLS in IP."""
@@ -48,7 +49,7 @@ def decode(data: Data, at: int, caplen: int, wirelen: int, linktype: int, info: 
     found = locate(data, at, caplen, wirelen, linktype)
     if isinstance(found, str):
         return found
-    tcp, room, source, target, length_zero = found
+    tcp, room, source, target, network = found
     seq, ack, offset, flags, window = _TCP_HEADER(data, tcp + 4)
     header = offset >> 4 << 2
     if header < 20 or header > room:
@@ -56,7 +57,8 @@ def decode(data: Data, at: int, caplen: int, wirelen: int, linktype: int, info: 
     end = at + caplen
     if tcp + header > end:
         info.options_cut += 1
-    info.length_zero += length_zero
+    info.length_zero += network < 0
+    whole = room == header and tcp + header <= end and network >= 0
     return (
         source + data[tcp : tcp + 2],
         target + data[tcp + 2 : tcp + 4],
@@ -66,6 +68,7 @@ def decode(data: Data, at: int, caplen: int, wirelen: int, linktype: int, info: 
         window,
         room - header,
         data[tcp + 20 : min(tcp + header, end)],
+        checked(data, network, tcp, room, source + target) if whole else UNKNOWN,
     )
 
 
@@ -101,7 +104,7 @@ def _ipv4(data: Data, at: int, end: int, wire_end: int) -> Located | str:
     room = (total or wire_end - at) - header
     if room < 20:
         return BAD_HEADER
-    return at + header, room, data[at + 12 : at + 16], data[at + 16 : at + 20], not total
+    return at + header, room, data[at + 12 : at + 16], data[at + 16 : at + 20], at if total else -1
 
 
 def _ipv6(data: Data, at: int, end: int, wire_end: int) -> Located | str:
@@ -131,7 +134,7 @@ def _ipv6(data: Data, at: int, end: int, wire_end: int) -> Located | str:
     room = (at + 40 + length if length else wire_end) - cursor
     if room < 20:
         return BAD_HEADER
-    return cursor, room, data[at + 8 : at + 24], data[at + 24 : at + 40], not length
+    return cursor, room, data[at + 8 : at + 24], data[at + 24 : at + 40], at if length else -1
 
 
 def _other(data: Data, protocol: int, at: int, end: int) -> str:

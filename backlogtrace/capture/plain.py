@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backlogtrace.capture.checksums import RIGHT, WRONG
 from backlogtrace.capture.options import NO_OPTIONS, parse_options
 from backlogtrace.capture.packet import decode
 from backlogtrace.capture.select_plain import PlainSelector
-from backlogtrace.segment import SYN, Segment
+from backlogtrace.segment import ACK, SYN, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -62,6 +63,7 @@ def segment_chunks(
         if selector is not None:
             packets = selector.choose(packets)
         info.kept += len(packets)
+        _checksums(info, packets)
         if packets:
             yield [
                 Segment(
@@ -72,3 +74,14 @@ def segment_chunks(
                 )
                 for frame, time_ns, bare in packets
             ]
+
+
+def _checksums(info: CaptureInfo, packets: list[Packet]) -> None:
+    """Notes what is known of the checksums of packets that are delivered."""
+    syns = [0, 0, 0]
+    wrong = []
+    for frame, _, (_, _, flags, *_, found) in packets:
+        syns[found] += flags & (SYN | ACK) == SYN
+        if found == WRONG:
+            wrong.append(frame)
+    info.checksums.take(wrong, syns[RIGHT], syns[WRONG])

@@ -2,7 +2,7 @@
 
 Slow (a few thousand packets a second), but it decodes every encapsulation that Wireshark knows; the
 innermost TCP segment counts. Where an IP header claims more bytes than were on the wire, tshark
-believes the wire; the other readers believe the header.
+believes the wire; the other readers believe the header. IPv4 header checksums are not looked at.
 Knows how tshark names things and how to run it without its user's settings. Refuses to know what the
 segments mean.
 """
@@ -18,13 +18,15 @@ import tempfile
 from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
+from backlogtrace.capture.checksums import RIGHT, WRONG, judged
 from backlogtrace.capture.file import open_file
 from backlogtrace.capture.options import parse_options
 from backlogtrace.capture.source import STDIN
 from backlogtrace.errors import BacklogtraceError, UsageError
-from backlogtrace.segment import SYN, Segment
+from backlogtrace.segment import ACK, SYN, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +47,7 @@ _PREFERENCES = {
 _TCP = "6"
 _EXTENSION_HEADERS = ("0", "43", "44", "51", "60")
 _MIN_HEADER = 20
+_HEADER = Struct("!HHIIHHHH")
 _BLOCK = 1 << 16
 _TRUE = ("1", "True", "true")
 
@@ -208,7 +211,8 @@ def _segment(packet: Any, time_ns: int, info: CaptureInfo, tunnels: Counter[str]
 def _from_fields(frame: int, time_ns: int, ip: Any, tcp: Any, info: CaptureInfo) -> Segment:
     flags = int(_field(tcp, "tcp.flags"), 16) & 0xFF
     source, target = _addresses(ip)
-    options = bytes.fromhex(_field(tcp, "tcp.options").replace(":", ""))
+    _note_checksum(frame, ip, tcp, source + target, info)
+    options = _options(tcp)
     info.options_cut += len(options) < int(_field(tcp, "tcp.hdr_len")) - _MIN_HEADER
     return Segment(
         frame,
@@ -222,6 +226,31 @@ def _from_fields(frame: int, time_ns: int, ip: Any, tcp: Any, info: CaptureInfo)
         int(_field(tcp, "tcp.len")),
         *parse_options(options, bool(flags & SYN)),
     )
+
+
+def _options(tcp: Any) -> bytes:
+    """The options as captured; pyshark has `None` where the capture cut all of them."""
+    text = _field(tcp, "tcp.options")
+    return b"" if text == "None" else bytes.fromhex(text.replace(":", ""))
+
+
+def _note_checksum(frame: int, ip: Any, tcp: Any, ends: bytes, info: CaptureInfo) -> None:
+    """Notes what is known of the TCP checksum; the header is put together again from its fields."""
+    options = _options(tcp)
+    header, flags = int(_field(tcp, "tcp.hdr_len")), int(_field(tcp, "tcp.flags"), 16)
+    plain = _field(ip, "ip.hdr_len") == "20" or _field(ip, "ipv6.nxt") == _TCP
+    if not plain or int(_field(tcp, "tcp.len")) or len(options) != header - _MIN_HEADER:
+        return
+    fixed = _HEADER.pack(
+        *(int(_field(tcp, f"tcp.{name}")) for name in ("srcport", "dstport", "seq_raw", "ack_raw")),
+        header << 10 | flags,
+        int(_field(tcp, "tcp.window_size_value")),
+        int(_field(tcp, "tcp.checksum"), 16),
+        int(_field(tcp, "tcp.urgent_pointer") or 0),
+    )
+    found = judged(fixed + options, ends)
+    syn = flags & (SYN | ACK) == SYN
+    info.checksums.take([frame] if found == WRONG else [], syn and found == RIGHT, syn and found == WRONG)
 
 
 def _layers(packet: Any) -> tuple[list[str], list[Any], list[Any]]:

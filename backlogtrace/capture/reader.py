@@ -60,7 +60,7 @@ class Capture:
         keep_small: bool,
     ) -> None:
         """Use open_capture()."""
-        self._again = partial(Capture, paths, reader, keep_all, ports, progress, bundle, keep_small)
+        self._again = partial(Capture, paths, reader, keep_all, ports, progress, keep_small=keep_small)
         self._bundle = bundle
         self._keep_small = keep_all or keep_small
         self.info = CaptureInfo(names=list(paths))
@@ -89,10 +89,10 @@ class Capture:
         """Whether `again` is possible: a pipe can be read only once."""
         return all(map(rereadable, self._paths))
 
-    def again(self) -> Capture:
-        """The same capture once more, where it is `rereadable`."""
+    def again(self, *, bundle: bool = True) -> Capture:
+        """The same capture once more, where it is `rereadable`; without `bundle`, packet by packet."""
         self.close()
-        return self._again()
+        return self._again(bundle=self._bundle and bundle)
 
     def close(self) -> None:
         """Gives the files back."""

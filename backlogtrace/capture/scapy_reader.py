@@ -12,10 +12,11 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from backlogtrace.capture.checksums import RIGHT, UNKNOWN, WRONG, checked
 from backlogtrace.capture.file import CaptureFile
 from backlogtrace.capture.options import parse_options
 from backlogtrace.errors import BacklogtraceError
-from backlogtrace.segment import SYN, Segment
+from backlogtrace.segment import ACK, SYN, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +49,7 @@ def segments(path: str, info: CaptureInfo) -> Iterator[Segment]:
                 found = dissector.segment(data, wirelen, linktype, info)
                 if isinstance(found, Segment):
                     info.tcp_packets += 1
+                    dissector.note_checksum(found.flags, info)
                     yield found._replace(frame=info.packets, time_ns=time_ns)
                 else:
                     info.skip(found)
@@ -92,6 +94,7 @@ class _Dissector:
         }
         self._other_links = conf.l2types.num2layer
         self._tunnels: Counter[str] = Counter()
+        self._checksum = UNKNOWN
 
     def notes(self) -> list[str]:
         """One line per kind of tunnel, e.g. `IP/UDP/VXLAN/Ethernet/IP`, with the number of segments in it."""
@@ -134,7 +137,21 @@ class _Dissector:
             self._tunnels["/".join(type(layer).__name__ for layer in layers[first : last + 1])] += 1
         info.length_zero += not claimed
         info.options_cut += len(tcps[-1].original) < header
+        self._checksum = UNKNOWN
+        if claimed and room == header <= len(tcps[-1].original):
+            network = ips[-1].original
+            at = len(network) - len(tcps[-1].original)
+            ends = network[12:20] if network[0] >> 4 == 4 else network[8:40]
+            self._checksum = checked(network, 0, at, room, ends)
         return _from_layers(ips[-1].original, tcps[-1], room - header)
+
+    def note_checksum(self, flags: int, info: CaptureInfo) -> None:
+        """Notes what is known of the checksum of the last segment, which is the last packet counted."""
+        syn = flags & (SYN | ACK) == SYN
+        found = self._checksum
+        info.checksums.take(
+            [info.packets] if found == WRONG else [], syn and found == RIGHT, syn and found == WRONG
+        )
 
     def _layers(self, layer: Any) -> list[Any]:
         """The layers of a packet, outermost first, without what an ICMP error quotes."""

@@ -71,7 +71,7 @@ class PlainSelector:
         return [packet for packet in packets if self._keep(packet)]
 
     def _keep(self, packet: Packet) -> bool:
-        src, dst, flags, seq, ack, _, length, options = packet[2]
+        src, dst, flags, seq, ack, _, length, options, _ = packet[2]
         if flags & (SYN | RST):
             self._restart(src, dst, flags, seq, length, options)
             return True

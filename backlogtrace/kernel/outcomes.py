@@ -171,3 +171,6 @@ TIMEWAIT_RST = _outcome("ignored", "timewait.client_rst", _TW)
 # nobody listens (any more)
 RST_NO_LISTENER = _outcome("rst", "host.no_listener", _NONE, "rst", "OutRsts")
 IGNORED_NO_LISTENER = _outcome("ignored", "host.no_listener", _NONE)
+
+# dropped before a socket is looked for; counts InCsumErrors of TCP or IP, and nothing of the listen path
+WRONG_CHECKSUM = _outcome("ignored", "host.wrong_checksum", _NONE)

@@ -56,6 +56,11 @@ def path(stack: Stack, segment: Segment) -> list[Check]:
     return found
 
 
+def wrong_checksum() -> list[Check]:
+    """The only check of a packet with a wrong checksum, before any socket is looked for."""
+    return [Check("wrong checksum", "of TCP or IPv4", holds=True, ends="host.wrong_checksum")]
+
+
 def settle(checks: list[Check], outcome: Outcome) -> list[Check]:
     """The same checks once the outcome is known: what was open is answered."""
     settled = []

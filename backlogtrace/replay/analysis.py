@@ -21,19 +21,21 @@ from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
 from backlogtrace.replay.calibration import Copies
+from backlogtrace.replay.checksums import Damage
+from backlogtrace.replay.clocksteps import ClockWatch, Steps
 from backlogtrace.replay.cookie_witness import SideWitness
 from backlogtrace.replay.discovery import listening
 from backlogtrace.replay.engine import Replay
 from backlogtrace.replay.events import EventQueue
 from backlogtrace.replay.group import Group
 from backlogtrace.replay.host import AcceptModel, Host, HostListener
-from backlogtrace.replay.inference import Reader, infer
+from backlogtrace.replay.inference import Reader, infer, singles
 from backlogtrace.replay.journal import Journal
 from backlogtrace.replay.lookahead import AHEAD_NS
 from backlogtrace.replay.route import Route
 from backlogtrace.replay.rows import Header, ListenerSummary
 from backlogtrace.replay.track import Track
-from backlogtrace.segment import endpoint, endpoint_text
+from backlogtrace.segment import DAMAGED, endpoint, endpoint_text, undamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -96,6 +98,12 @@ class Analysis:
         """What the kernel asked of the packet `Options.checks_of`, in order."""
         self._tracks: list[Track] = []
         self._copies = Copies()
+        self._damage = Damage()
+        self._steps: Steps | None = None
+        """Steps of the capture's clock that are taken out of all times."""
+        self._clock = ""
+        """What is wrong with the capture's clock, in words, where it could not be put right."""
+        self._backward_ns: int | None = None
         self._missing = ""
         """What the capture lacks, in words."""
         self._away = ""
@@ -108,7 +116,7 @@ class Analysis:
 
     def __iter__(self) -> Iterator[Row]:
         given = self.host
-        chunks = self._infer() if self._infers() else self._chunks()
+        chunks = self._infer() if self._infers() else self._chunks(self._route)
         profile, note, assumed = _kernel(self.host.kernel)
         first = next(chunks, [])
         self.header.first_ns = first[0].time_ns if first else None
@@ -155,7 +163,8 @@ class Analysis:
         self.header.kernel = profile.name
         self.header.assumed = assumed
         with _without_collector():
-            yield from self._replay(replay, chain([first], chunks))
+            rows = self._replay(replay, chain([first], chunks))
+            yield from rows if self._steps is None else map(self._steps.captured, rows)
         self._finish(replay)
 
     def _infers(self) -> bool:
@@ -164,26 +173,58 @@ class Analysis:
         alone = len(ends) == len(self.host.listeners)  # which socket of a group was served is not worked out
         return self._options.accept.kind == "infer" and not self.host.accept_log and alone
 
-    def _chunks(self) -> Iterator[list[Segment]]:
+    def _chunks(self, route: Route) -> Iterator[list[Segment]]:
         # a Handshake begins with a Segment's fields; whoever reads more asks its flags first
         chunks = cast("Iterator[list[Segment]]", self._capture.chunks())
-        if self.inference is not None and not self._copies.dropped:  # read before: there are none
-            return chunks
-        self._copies = Copies()
-        return self._copies.without(chunks)
+        if self.inference is None or self._copies.dropped:  # else read before: there are none
+            self._copies = Copies()
+            chunks = self._copies.without(chunks)
+        chunks = self._damage.marked(chunks, self._capture.info, route)
+        return chunks if self._steps is None else self._steps.corrected(chunks)
 
     def work_out(self) -> Recording:
         """Read the capture and work out what is not known of its host."""
-        reader = Reader(
-            self.host.listeners, LISTENER_LIMIT, self._options.backlog, rereadable=self._capture.rereadable
-        )
+        reader, watch = self._reader(), ClockWatch()
         with _without_collector():
-            reader.read(self._chunks())
+            reader.read(watch.watched(self._chunks(reader.route)))
+        self._damage.settle(self._capture.info)
+        steps = watch.steps()
+        if watch.suspicious:
+            watch = ClockWatch()
+            reader = self._read_again(reader.recording, watch)
+            steps = watch.steps()
+        if steps:
+            self._backward_ns = watch.backward_ns
+            self._steps = Steps(steps)
+            if self.host.events:
+                self._clock, self._steps = self._steps.reason(), None
+        if self._damage.mistaken or self._steps is not None:
+            reader = self._read_again(reader.recording)
         self.inference = infer(reader, self.host)
         self.host = self.inference.host
         self._ignored_listeners = reader.ignored
         self._found = True
         return reader.recording
+
+    def _reader(self) -> Reader:
+        return Reader(
+            self.host.listeners, LISTENER_LIMIT, self._options.backlog, rereadable=self._capture.rereadable
+        )
+
+    def _read_again(self, recording: Recording, watch: ClockWatch | None = None) -> Reader:
+        """The capture once more, now that more is known of it; packet by packet where the clock matters."""
+        reader = self._reader()
+        single = watch is not None or self._steps is not None
+        if recording.items is None:
+            self._capture = self._capture.again(bundle=not single)
+            chunks = self._chunks(reader.route)
+        else:
+            items = singles(recording.items) if single else recording.items
+            if self._damage.mistaken:
+                items = [undamaged(item) if item.flags & DAMAGED else item for item in items]
+            chunks = iter([items]) if self._steps is None else self._steps.corrected([items])
+        reader.read(chunks if watch is None else watch.watched(chunks))
+        return reader
 
     def _infer(self) -> Iterator[list[Segment]]:
         """Work out what is not known of the host; the capture's packets once more."""
@@ -191,7 +232,7 @@ class Analysis:
         if items is not None:
             return iter([items])
         self._capture = self._capture.again()
-        return self._chunks()
+        return self._chunks(self._route)
 
     def _assumptions(self, given: Host, settings: Settings) -> list[str]:
         """What the user did not say and the replay takes to be so, worked out or not."""
@@ -289,7 +330,10 @@ class Analysis:
         header.packets = info.packets
         header.handshake_packets = replay.handshake_packets
         header.skipped = dict(info.skipped)
-        header.first_ns, header.last_ns = info.first_ns, info.last_ns
+        if self._steps is None:
+            header.first_ns, header.last_ns = info.first_ns, info.last_ns
+        else:  # of the time that passed
+            header.last_ns = replay.last_ns
         header.problems = list(info.problems)
         header.notes = list(info.notes)
         if self._ignored_listeners:
@@ -303,6 +347,8 @@ class Analysis:
                 f"{merged} packets are larger than any frame: GRO or TSO merged them before the capture, "
                 "which changes nothing about handshakes"
             )
+        if damage := self._damage.note():
+            header.notes.append(damage)
         if self._note:
             header.notes.insert(0, self._note)
         for end, origin in self._witness.proved() if self._witness is not None else ():
@@ -319,14 +365,25 @@ class Analysis:
                     summary.peak_accept_queue, summary.peak_syn_queue = track.group.peaks
                 if replay.acceptance is not None:
                     summary.peak_accept_queue = replay.acceptance.peak(track)
-                summary.first_ns, summary.last_ns = info.first_ns or 0, info.last_ns or 0
+                summary.first_ns, summary.last_ns = header.first_ns or 0, header.last_ns or 0
                 self.listeners.append(summary)
+        if self._steps is not None:
+            self._as_captured(self._steps)
         _grade(header, self._blemishes(info))
+
+    def _as_captured(self, steps: Steps) -> None:
+        """Clients hit and packets without rows are found in the capture by its own times."""
+        for summary in self.listeners:
+            for impact in summary.impacts:
+                impact.first_ns = steps.captured_ns(impact.first_ns)
+        for span in (span for kinds in self.many.values() for span in kinds.values()):
+            span.first_ns, span.last_ns = map(steps.captured_ns, (span.first_ns, span.last_ns))
 
     def _blemishes(self, info: CaptureInfo) -> Iterator[tuple[str, Literal["B", "C", "D"]]]:
         """What is wrong with the capture, and the best grade it can have for that."""
         unseen = len(self.inference.evidence.lost) if self.inference is not None else 0
-        copies, back_ns = self._copies.dropped, info.backward_max_ns
+        copies = self._copies.dropped
+        back_ns = info.backward_max_ns if self._backward_ns is None else self._backward_ns
         if info.problems:
             yield "the capture could not be read to its end", "C"
         if info.dropped:
@@ -335,6 +392,12 @@ class Analysis:
             yield f"{unseen} SYN-ACKs were not captured, but clients acknowledged them", "B"
         if back_ns >= 1_000_000:  # noqa: PLR2004 - 1 ms
             yield f"packets go back in time by up to {back_ns / 1e6:.1f} ms", "B"
+        if self._steps is not None:
+            yield f"{self._steps.reason()}; no timer counts that time", "B"
+        if self._clock:
+            yield f"{self._clock}; times of the host file stand, and what lies across it is misjudged", "C"
+        if doubt := self._damage.doubt(info.checksums):
+            yield doubt, "B"
         if copies:
             yield f"{copies} packets were captured more than once; the first copy counts", "B"
         if self._away:

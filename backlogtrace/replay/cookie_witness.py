@@ -32,6 +32,7 @@ _TIMER_NS = 500_000_000
 _MEMORY_NS = 120_000_000_000
 _BUDGET = 200_000
 """Packets looked at on the side of an analysis; a flood must not cost twice."""
+_FLAGS = 0xFF
 _WHOLE = 500
 """Whole handshakes among them, at most: a sample, since nothing was refused to them."""
 _USUAL_HZ = (100, 250, 300, 1000)
@@ -379,9 +380,9 @@ class SideWitness:
             return
         singles: list[Segment] = []
         for item in chunk[: self._left]:
-            if not item.flags & HANDSHAKE:
+            if item.flags <= _FLAGS:
                 singles.append(item)
-            elif self._whole_left:
+            elif item.flags & HANDSHAKE and self._whole_left:
                 self._whole_left -= 1
                 singles += self._take_apart(cast("Handshake", item))
         self._left -= len(singles)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, child_receive, child_sent
-from backlogtrace.kernel.path import path, settle
+from backlogtrace.kernel.path import path, settle, wrong_checksum
 from backlogtrace.kernel.request import Request
 from backlogtrace.replay.acceptance import Acceptance
 from backlogtrace.replay.expect import Expectation
@@ -22,7 +22,7 @@ from backlogtrace.replay.firing import Firing
 from backlogtrace.replay.journal import prove
 from backlogtrace.replay.lookahead import Lookahead
 from backlogtrace.replay.ordinary import Ordinary
-from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN
+from backlogtrace.segment import ACK, DAMAGED, FIN, HANDSHAKE, RST, SYN, undamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _RELEASE_MASK = 63  # rows leave once in this many packets
 _SAMPLES = 2  # the first of each kind have rows
+_FLAGS = 0xFF
 _CONTROL = SYN | RST | ACK | FIN
 _SYN_RST = SYN | RST
 _SYN_RST_FIN = SYN | RST | FIN
@@ -124,8 +125,11 @@ class Replay:
             track = exact.get(dst)
             if track is None and route.wild:
                 track = route.find(dst)
-            if flags & HANDSHAKE:
-                if track is not None and not (whole and ordinary.handshake(track, segment)):  # type: ignore[arg-type]
+            if flags > _FLAGS:
+                if flags & DAMAGED:
+                    self.now, ahead.at = now, index
+                    self._damaged(segment)
+                elif track is not None and not (whole and ordinary.handshake(track, segment)):  # type: ignore[arg-type]
                     self.split_at = index
                     break
                 if rows and not index & _RELEASE_MASK:
@@ -301,6 +305,23 @@ class Replay:
         outcome = receive(segment)
         self.checks = settle(checks, outcome)
         self._account(track, segment, key, born, outcome)
+
+    def _damaged(self, segment: Segment) -> None:
+        """A packet with a wrong checksum: the kernel looks for no socket, and nothing changes."""
+        segment = undamaged(segment)
+        key = segment.src + segment.dst
+        track = self._route.find(segment.dst)
+        if track is None or (type(self.stack.ehash.get(key)) is Child and not self._journal.everything):
+            return
+        self._packets += 1
+        track.hits[out.WRONG_CHECKSUM] = track.hits.get(out.WRONG_CHECKSUM, 0) + 1
+        if segment.frame == self.watched:
+            self.checks = wrong_checksum()
+        if self._journal.wants(out.WRONG_CHECKSUM.decision):
+            queues = track.member(key).queues()
+            row = self._journal.packet(key, track, segment, out.WRONG_CHECKSUM, queues)
+            if row is not None and not self._journal.blind:
+                row.certainty = "certain"
 
     def _account(
         self, track: Track, segment: Segment, key: bytes, born: int | None, outcome: Outcome

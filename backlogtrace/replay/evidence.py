@@ -57,6 +57,7 @@ _FLOWS = 100_000  # of a generation: a flood must not fill the memory
 _ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
 _TAKEN_BACK = 1_000
 _MASK = 0xFFFFFFFF
+_FLAGS = 0xFF
 _OPENING = SYN | ACK | RST
 
 
@@ -229,8 +230,8 @@ class Evidence:
             self.last_ns = segment.time_ns
             src, dst, flags = segment.src, segment.dst, segment.flags
             inbound = dst in exact or (bool(wild) and route.find(dst) is not None)
-            if flags & HANDSHAKE:
-                if inbound:
+            if flags > _FLAGS:  # a whole handshake, or a packet that the server did not get
+                if inbound and flags & HANDSHAKE:
                     self.directions.whole += 1
                     self._bits[segment.frame] |= SYNACK_REPLY
                     self._known(dst).attempts += 1

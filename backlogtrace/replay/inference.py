@@ -187,7 +187,7 @@ class Reader:
         self.first_ns = 0
         self.ignored = 0
         """Listeners beyond the limit."""
-        self._route = Route()
+        self.route = Route()
         for listener in listeners:
             self._serve(endpoint(listener.address, listener.port))
 
@@ -199,28 +199,28 @@ class Reader:
                 continue
             self.first_ns = self.first_ns or chunk[0].time_ns
             if not self._given:
-                for end in listening(chunk, self._route.exact):
+                for end in listening(chunk, self.route.exact):
                     if len(self.listeners) >= self._limit:
                         self.ignored += 1
                         continue
                     self._serve(end)
                     address, _, port = endpoint_text(end).rpartition(":")
                     self.listeners.append(HostListener(address.strip("[]"), int(port), self._backlog))
-            evidence.see(chunk, self._route)
+            evidence.see(chunk, self.route)
             self.recording.add(chunk, evidence.trouble_ns())
         items = self.recording.items
         if items is not None and self._troubled() and any(item.flags & HANDSHAKE for item in items):
             # how the reader put handshakes together must make no difference to what is found
             self.recording.items = items = singles(items)
             self.evidence = evidence = Evidence()
-            evidence.see(items, self._route)
+            evidence.see(items, self.route)
         evidence.finish()
 
     def _troubled(self) -> bool:
         return any(known.troubled for known in self.evidence.listening.values())
 
     def _serve(self, end: bytes) -> None:
-        self._route.add(end, Track(endpoint_text(end), end, None, blank_summary()))
+        self.route.add(end, Track(endpoint_text(end), end, None, blank_summary()))
 
 
 def infer(reader: Reader, host: Host) -> Inference:

@@ -26,6 +26,7 @@ COOKIE_REFUSED: Kind = ("overflow", "cookie_accept_queue_full")
 RESET: Kind = ("rst", "abort_on_overflow")
 ACCEPT_QUEUE_FULL = (SYN_REFUSED, ACK_REFUSED, COOKIE_REFUSED, RESET)
 
+DAMAGED: Kind = ("ignored", "wrong_checksum")
 RECYCLED: Kind = ("dropped", "tw_recycle_paws")
 
 SYN_QUEUE_FULL: Kind = ("dropped", "syn_queue_full")
@@ -100,6 +101,7 @@ def verdict(
     _accept_queue(result, summary, spans, start_ns)
     _syn_queue(result, summary, spans, start_ns)
     _recycled(result, summary)
+    _damaged(result, summary)
     _cost(result, summary)
     _requests(result, summary)
     _rest(result, summary)
@@ -304,6 +306,25 @@ def _recycled(result: Verdict, summary: ListenerSummary) -> None:
         f"have one address and different clocks: {count(number, 'SYN')} {_was(number)} dropped so."
     )
     result.advice.append("set net.ipv4.tcp_tw_recycle=0: behind NAT it breaks clients at random")
+
+
+def _damaged(result: Verdict, summary: ListenerSummary) -> None:
+    """Packets that never came to the listener."""
+    number = summary.reasons.get(DAMAGED, 0)
+    if not number:
+        return
+    result.worse(
+        "notice", f"{count(number, 'packet')} came damaged: the wrong checksum is why there was no answer."
+    )
+    result.story.append(
+        f"{count(number, 'packet')} for this listener {_was(number)} captured with a wrong checksum. "
+        "The kernel drops such packets before it looks for a socket, so neither queue had a part in it; the "
+        "client waits until it sends again."
+    )
+    result.advice.append(
+        "find what damages packets: a network card or its offload settings (`ethtool -S`), a cable, or a "
+        "middlebox that rewrites them; the server counts them: `nstat -az TcpInCsumErrors IpExtInCsumErrors`"
+    )
 
 
 def _cookies(result: Verdict, summary: ListenerSummary, cookies: int, when: str) -> None:

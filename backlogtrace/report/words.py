@@ -49,6 +49,7 @@ SENTENCES: dict[tuple[str, str], str] = {
     ("ignored", "syn_on_established"): "SYN for an established connection: challenge ACK at most",
     ("ignored", "old_segment"): "port pair is in TIME_WAIT: answered with an ACK at most",
     ("ignored", "acknowledgement"): "port pair is in TIME_WAIT: nothing to do",
+    ("ignored", "wrong_checksum"): "wrong checksum: dropped before any socket sees it (TcpInCsumErrors)",
     ("ignored", "no_listener"): "nothing listens, and a RST is never answered",
     ("ignored", "out_of_window"): "outside the window: answered with an ACK at most",
     ("ignored", "paws"): "timestamp too old (PAWS): not taken",

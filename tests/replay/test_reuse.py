@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from backlogtrace.capture.info import CaptureInfo
 from backlogtrace.replay import Options, analyze
 from backlogtrace.replay.rows import MismatchRow, PacketRow
 from backlogtrace.segment import ACK, FIN, SYN, Segment, endpoint
@@ -21,10 +21,8 @@ class _Capture:
 
     def __init__(self, segments: list[Segment]) -> None:
         self._segments = segments
-        self.info = SimpleNamespace(
-            names=["x"], packets=len(segments), skipped={}, first_ns=0, last_ns=segments[-1].time_ns,
-            problems=[], notes=[], dropped=0, backward_max_ns=0,
-        )  # fmt: skip
+        self.info = CaptureInfo(names=["x"], packets=len(segments))
+        self.info.span(0, segments[-1].time_ns)
 
     def chunks(self) -> Iterator[list[Segment]]:
         yield self._segments
