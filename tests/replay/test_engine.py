@@ -615,3 +615,17 @@ def test_ack_that_only_a_missing_synack_speaks_for_is_undecided() -> None:
     (row,) = (row for row in found.packets if row.segment.time_ns == at(1030))
     assert row.certainty == "undecided"
     assert {row.outcome.decision, *row.rivals} >= {"established", "overflow"}
+
+
+def test_syn_that_passes_a_full_accept_queue_may_find_room_that_an_expired_request_left() -> None:
+    """4.4.1 lets it pass while few requests are young; whether one has expired silently, the wire tells."""
+    wire = Wire()
+    wire.handshake(1, 0)
+    wire.handshake(2, 10)  # the accept queue is full
+    wire.syn(3, 20)  # fills the SYN queue, and expires between 1.02 s and 1.3 s
+    wire.syn(4, 1120, answered=False, wscale=7, sack_ok=True)
+    wire.synack(4, 1120.05, wscale=7, sack_ok=True)  # no cookie has room for the options
+    wire.close(1, 1200)
+    result = replay(wire, replace(host(1, tcp_synack_retries=0), kernel="4.4.1"))
+    assert result.decisions[4:6] == ["queued", "queued"]
+    assert not result.mismatches
