@@ -210,6 +210,11 @@ class Evidence:
         refused = [known.refused[0] for known in troubled if known.refused]
         return min(refused, default=self.last_ns) if troubled else None
 
+    def troubled(self, end: bytes) -> bool:
+        """Whether anything unusual was seen at a listening endpoint."""
+        known = self.listening.get(end)
+        return known is not None and known.troubled
+
     def last_refusal(self, end: bytes, before_ns: int) -> int | None:
         """When something was last refused at a listening endpoint before `before_ns`."""
         known = self.listening.get(end)

@@ -56,6 +56,8 @@ class Journal:
         self.rows: deque[Row] = deque()
         self.lowest: Callable[[Track, int, int], int] | None = None
         """Where accept() is worked out: the least that an accept queue can hold at a time (ns)."""
+        self.taken_at_once: Callable[[Segment], bool] | None = None
+        """Likewise: whether a packet that completed a handshake is the only one that can have done so."""
         self.blind = False
         """Too much is missing from the capture to hold the model to it."""
         self.differing: dict[int, tuple[str, ...]] = {}
@@ -130,7 +132,12 @@ class Journal:
     def proved(self, key: bytes, later: Segment) -> None:
         """A later packet of the server settles what it did with an earlier one of the client."""
         row = self.unproved.pop(key, None)
-        if row is not None and _settle(row, later):
+        if row is None:
+            return
+        established = row.outcome.decision == "established"
+        if established and self.taken_at_once is not None and not self.taken_at_once(row.segment):
+            return  # in use since, but it may be a later packet that completed the handshake
+        if _settle(row, later):
             _now_certain(row)
 
     def sent(  # noqa: PLR0913 - the columns of a row

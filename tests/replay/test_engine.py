@@ -629,3 +629,31 @@ def test_syn_that_passes_a_full_accept_queue_may_find_room_that_an_expired_reque
     result = replay(wire, replace(host(1, tcp_synack_retries=0), kernel="4.4.1"))
     assert result.decisions[4:6] == ["queued", "queued"]
     assert not result.mismatches
+
+
+@pytest.mark.parametrize(
+    ("full_at", "data_at", "certainty"),
+    [
+        (None, 300, "certain"),  # nothing was ever refused
+        (20, 300, "likely"),  # accept() had time to come between ACK and data
+        (20, 12, "certain"),  # they came together, and before anything was refused
+        (9, 12, "likely"),  # something was refused just before
+    ],
+)
+def test_use_of_a_connection_proves_the_ack_unless_a_later_packet_may_have_completed_it(
+    full_at: float | None, data_at: float, certainty: str
+) -> None:
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.ack(1, 10)
+    wire.ack(1, data_at, length=100)
+    wire.outbound(ACK, 1, data_at + 1, ack=isn(1) + 101)
+    if full_at is not None:
+        wire.syn(2, full_at, answered=False)
+        wire.syn(2, full_at + 5000, answered=False)
+    wire.close(1, 9000)
+    known = Host(kernel="6.12", listeners=[HostListener("10.9.0.1", 80, 4)])
+    ack = next(row for row in replay(wire, known).packets if row.segment.flags == ACK)
+    assert ack.outcome.decision == "established"
+    assert ack.certainty == certainty
+    assert (ack.resolved_by is not None) is (certainty == "certain")
