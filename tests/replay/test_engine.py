@@ -657,3 +657,20 @@ def test_use_of_a_connection_proves_the_ack_unless_a_later_packet_may_have_compl
     assert ack.outcome.decision == "established"
     assert ack.certainty == certainty
     assert (ack.resolved_by is not None) is (certainty == "certain")
+
+
+@pytest.mark.parametrize("answered_first", [True, False])
+def test_a_port_that_answered_once_is_a_listener_though_it_resets_syns(*, answered_first: bool) -> None:
+    wire = Wire()
+    wire.syn(1, 0 if answered_first else 200)
+    wire.inbound(SYN, 2, 100)
+    wire.outbound(RST | ACK, 2, 100.1, seq=0, ack=isn(2) + 1)
+    assert [summary.name for summary in replay(wire, Host()).listeners] == ["10.9.0.1:80"]
+
+
+def test_a_port_that_only_resets_syns_is_no_listener() -> None:
+    wire = Wire()
+    for c in range(3):
+        wire.inbound(SYN, c, 100 * c)
+        wire.outbound(RST | ACK, c, 100 * c + 0.1, seq=0, ack=isn(c) + 1)
+    assert not replay(wire, Host()).listeners
