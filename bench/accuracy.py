@@ -45,6 +45,8 @@ class Result(NamedTuple):
     """Whether the effective backlog was found, where a queue was full."""
     kernel_found: str
     """right, tied or wrong; empty where there was no search."""
+    named: int
+    """Families named: the one found, and those that would do as well."""
     stranger: bool
     """Whether the server was taken for another system."""
     folder: str
@@ -74,6 +76,7 @@ def compare(folder: Path) -> Result:
     family = json.loads(summary.read_text())["family"] if summary.exists() else "fixtures"
     return Result(
         known_host.kernel or "?", family, right, wrong, undecided, found, kernel(inferred, known_host.kernel),
+        1 + len(inferred.alternatives("kernel")) if inferred is not None and inferred.ranked else 0,
         bool(inferred and inferred.seen.stranger.proof()), f"{folder.parent.name}/{folder.name}",
     )  # fmt: skip
 
@@ -102,7 +105,7 @@ def show(title: str, results: list[Result], key: str) -> None:
         groups[getattr(result, key)].append(result)
     print(
         f"\n{title:<28} recordings  packets    right    wrong  undecided  backlog found"
-        "  kernel right  tied  wrong"
+        "  kernel right  tied  wrong  named"
     )
     for name, group in [*sorted(groups.items()), ("all", results)]:
         right = sum(one.right for one in group)
@@ -113,7 +116,9 @@ def show(title: str, results: list[Result], key: str) -> None:
         shares = f"{right / total:>6.2%}  {wrong / total:>6.3%}  {undecided / total:>9.3%}"
         kernels = Counter(one.kernel_found for one in group)
         told = f"{sum(backlogs):>4} of {len(backlogs):<5}  {kernels['right']:>12} {kernels['tied']:>5}"
-        print(f"{name:<28} {len(group):>10}  {total:>7}  {shares}  {told}  {kernels['wrong']:>5}")
+        named = [one.named for one in group if one.named]
+        told += f"  {kernels['wrong']:>5}  {sum(named) / max(1, len(named)):>5.1f}"
+        print(f"{name:<28} {len(group):>10}  {total:>7}  {shares}  {told}")
 
 
 def recordings(places: list[Path], scratch: Path) -> list[Path]:
