@@ -5,7 +5,8 @@
 A directory holds recordings in the ground-truth layout, or archives (.tar.gz) of such. Every recording is
 analysed twice: with its host file, which `backlogtrace check` holds to what the kernel counted, and with
 nothing but the capture and the port. Decisions are compared packet by packet; `undecided` is neither right
-nor wrong.
+nor wrong. The kernel family found is right, tied (the true one is among those that `infer` says would do as
+well), or wrong; only recordings that called for a search count.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import json
 import sys
 import tarfile
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from backlogtrace.capture import open_capture
+from backlogtrace.kernel import profiles
 from backlogtrace.replay import Options, analyze
 from backlogtrace.replay.host import Host, HostListener, load_host
 from backlogtrace.replay.rows import PacketRow
+
+if TYPE_CHECKING:
+    from backlogtrace.replay.inference import ListenerInference
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -38,13 +43,20 @@ class Result(NamedTuple):
     undecided: int
     backlog: bool | None
     """Whether the effective backlog was found, where a queue was full."""
+    kernel_found: str
+    """right, tied or wrong; empty where there was no search."""
+    named: int
+    """Families named: the one found, and those that would do as well."""
+    stranger: bool
+    """Whether the server was taken for another system."""
+    folder: str
 
 
 def compare(folder: Path) -> Result:
     known_host = load_host(folder / "host.json")
     ports = tuple(HostListener(one.address, one.port) for one in known_host.listeners)
     known, _ = rows(folder, known_host, Options(all_packets=True))
-    worked_out, backlog = rows(folder, Host(), Options(all_packets=True, listeners=ports))
+    worked_out, inferred = rows(folder, Host(), Options(all_packets=True, listeners=ports))
     right = wrong = undecided = 0
     for frame, row in known.items():
         other = worked_out[frame]
@@ -58,26 +70,43 @@ def compare(folder: Path) -> Result:
     changed = any(event.op in {"listen", "sysctl", "close"} for event in known_host.events)
     asked = known_host.listeners[0].backlog or 0
     effective = min(asked, known_host.sysctl.get("net.core.somaxconn", asked))
+    backlog = inferred.best.backlog if inferred is not None and inferred.best is not None else None
     found = backlog == effective if limited and not changed else None
     summary = folder / "summary.json"
     family = json.loads(summary.read_text())["family"] if summary.exists() else "fixtures"
-    return Result(known_host.kernel or "?", family, right, wrong, undecided, found)
+    return Result(
+        known_host.kernel or "?", family, right, wrong, undecided, found, kernel(inferred, known_host.kernel),
+        1 + len(inferred.alternatives("kernel")) if inferred is not None and inferred.ranked else 0,
+        bool(inferred and inferred.seen.stranger.proof()), f"{folder.parent.name}/{folder.name}",
+    )  # fmt: skip
 
 
-def rows(folder: Path, host: Host, options: Options) -> tuple[dict[int, PacketRow], int | None]:
+def kernel(inferred: ListenerInference | None, release: str | None) -> str:
+    """Whether the family found is that of `release`."""
+    if inferred is None or inferred.best is None or release is None:
+        return ""
+    family = profiles.find(release)[0].name
+    if inferred.best.kernel == family:
+        return "right"
+    return "tied" if family in inferred.alternatives("kernel") else "wrong"
+
+
+def rows(folder: Path, host: Host, options: Options) -> tuple[dict[int, PacketRow], ListenerInference | None]:
     (path,) = folder.glob("capture.*")
     with open_capture([str(path)], keep_small=True) as capture:
         analysis = analyze(capture, host, options)
         found = {row.segment.frame: row for row in analysis if type(row) is PacketRow}
-    best = analysis.inference.listeners[0].best if analysis.inference is not None else None
-    return found, best.backlog if best is not None else None
+    return found, analysis.inference.listeners[0] if analysis.inference is not None else None
 
 
 def show(title: str, results: list[Result], key: str) -> None:
     groups: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         groups[getattr(result, key)].append(result)
-    print(f"\n{title:<28} recordings  packets    right    wrong  undecided  backlog found")
+    print(
+        f"\n{title:<28} recordings  packets    right    wrong  undecided  backlog found"
+        "  kernel right  tied  wrong  named"
+    )
     for name, group in [*sorted(groups.items()), ("all", results)]:
         right = sum(one.right for one in group)
         wrong = sum(one.wrong for one in group)
@@ -85,7 +114,11 @@ def show(title: str, results: list[Result], key: str) -> None:
         total = max(1, right + wrong + undecided)
         backlogs = [one.backlog for one in group if one.backlog is not None]
         shares = f"{right / total:>6.2%}  {wrong / total:>6.3%}  {undecided / total:>9.3%}"
-        print(f"{name:<28} {len(group):>10}  {total:>7}  {shares}  {sum(backlogs):>4} of {len(backlogs)}")
+        kernels = Counter(one.kernel_found for one in group)
+        told = f"{sum(backlogs):>4} of {len(backlogs):<5}  {kernels['right']:>12} {kernels['tied']:>5}"
+        named = [one.named for one in group if one.named]
+        told += f"  {kernels['wrong']:>5}  {sum(named) / max(1, len(named)):>5.1f}"
+        print(f"{name:<28} {len(group):>10}  {total:>7}  {shares}  {told}")
 
 
 def recordings(places: list[Path], scratch: Path) -> list[Path]:
@@ -109,6 +142,12 @@ def main() -> int:
         results = list(pool.map(compare, found, chunksize=4))
     show("kernel", results, "kernel")
     show("family", results, "family")
+    worst = [f"{one.folder} ({one.wrong})" for one in results if one.wrong]
+    print(f"\ndecided wrongly in: {', '.join(worst) or 'none'}")
+    missed = [one.folder for one in results if one.kernel_found == "wrong"]
+    print(f"wrong kernel in: {', '.join(missed) or 'none'}")
+    strangers = [one.folder for one in results if one.stranger]
+    print(f"taken for another system: {', '.join(strangers) or 'none'}")
     return 0
 
 

@@ -51,6 +51,8 @@ _SILENCE_NS = 50_000_000
 """A reply to a SYN that came this short before the end of the capture may be missing."""
 _LAST_WORD_NS = 1_300_000_000
 """Likewise for the repetition of a SYN-ACK."""
+_LATELY_NS = 1_000_000_000
+_AT_ONCE_NS = 10_000_000
 _SAFE_REPEATS = 2
 _CLEARLY = 3  # one explanation is this much likelier than the other
 
@@ -131,6 +133,7 @@ class Acceptance:
         self._known_floors = floors or {}
         stack.room = self._full
         journal.lowest = self.lowest
+        journal.taken_at_once = self.taken_at_once
 
     def whole(self, handshake: list[Segment]) -> None:
         """A handshake that came as one item is replayed packet by packet: each did what it had to."""
@@ -143,6 +146,18 @@ class Acceptance:
         known, proved = self._known_floors.get(track.name), self.floors.get(track.name)
         least = 0 if known is None else known.lowest(now_ns)
         return min(most, least if proved is None else max(least, proved.lowest(now_ns)))
+
+    def taken_at_once(self, segment: Segment) -> bool:
+        """Whether a connection in use was completed by this packet, and not by a later one of the client.
+
+        Where queues were full at times it may have met one: if something else was refused shortly before
+        the later packet, or if accept() had time to come in between.
+        """
+        taken = self._evidence.taken_by(segment.frame)
+        if taken is None or not self._evidence.troubled(segment.dst):
+            return True
+        since = self._evidence.last_refusal(segment.dst, taken)
+        return taken - segment.time_ns < _AT_ONCE_NS and (since is None or taken - since > _LATELY_NS)
 
     def peak(self, track: Track) -> tuple[int, int]:
         """The longest the accept queue of a listener was: proved, and possible."""

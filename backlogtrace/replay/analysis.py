@@ -108,6 +108,8 @@ class Analysis:
         """What the capture lacks, in words."""
         self._away = ""
         """Where it was taken, in words, if not at the server: what the server never got is in it, too."""
+        self._strangers: dict[str, str] = {}
+        """Listener -> what shows that its server is no Linux kernel, in words; empty: nothing does."""
         self._found = False
         """Whether all listeners of the capture are known."""
         self._route = Route()
@@ -156,6 +158,8 @@ class Analysis:
             self.header.mode = "infer"
             journal.differing = self.inference.differing
             self._missing = self.inference.evidence.missing()
+            self._strangers = {one.name: one.seen.stranger.proof() for one in self.inference.listeners}
+            journal.strangers = frozenset(name for name, proof in self._strangers.items() if proof)
             journal.blind = bool(self._missing)
             if not (self._options.every_row or self._options.routine_rows or journal.blind):
                 journal.thin_until = self.inference.evidence.last_ns - _LAST_ROWS_NS
@@ -365,6 +369,7 @@ class Analysis:
                     summary.peak_accept_queue, summary.peak_syn_queue = track.group.peaks
                 if replay.acceptance is not None:
                     summary.peak_accept_queue = replay.acceptance.peak(track)
+                summary.stranger = self._strangers.get(summary.name, "")
                 summary.first_ns, summary.last_ns = header.first_ns or 0, header.last_ns or 0
                 self.listeners.append(summary)
         if self._steps is not None:
@@ -402,6 +407,9 @@ class Analysis:
             yield f"{copies} packets were captured more than once; the first copy counts", "B"
         if self._away:
             yield self._away, "B"
+        for name, proof in self._strangers.items():
+            if proof:
+                yield f"{name} may be no Linux server: {proof}", "C"
         if self._missing:
             yield self._missing, "D"
 

@@ -13,21 +13,26 @@ if TYPE_CHECKING:
 
 
 def listening(chunk: list[Segment], known: Collection[bytes]) -> list[bytes]:
-    """Endpoints not `known` yet that get a SYN which no RST refuses, or send a SYN-ACK to no listener."""
+    """Endpoints not `known` yet that get a SYN which no RST refuses, or send a SYN-ACK to no listener.
+
+    One SYN-ACK is enough: a listener may be closed later, and some systems reset SYNs when it is full.
+    """
     refused: set[bytes] = set()
+    answered: set[bytes] = set()
     asked: dict[bytes, None] = {}
     answers: dict[bytes, bytes] = {}
     for segment in chunk:
         flags = segment.flags
         if flags & (SYN | HANDSHAKE):
             if flags & ACK:
-                refused.discard(segment.src)
+                answered.add(segment.src)
                 if segment.src not in known and segment.src not in asked:
                     answers[segment.src] = segment.dst
             elif segment.dst not in known:
                 asked[segment.dst] = None
         elif flags & (RST | ACK) == RST | ACK and segment.seq == 0:
             refused.add(segment.src)
+    refused -= answered
     for end, peer in answers.items():
         if peer not in known and (peer not in asked or peer in refused):
             asked[end] = None

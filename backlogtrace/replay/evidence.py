@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from backlogtrace.replay.calibration import Directions, Vantage
+from backlogtrace.replay.stranger import Stranger
 from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN, end_seq, seq_after
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ _BURST_NS = 1_000_000_000  # the resets of one close() come closer together
 _FLOWS = 100_000  # of a generation: a flood must not fill the memory
 _ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
 _TAKEN_BACK = 1_000
+_WHOLE_LOOKED_AT = 64
+"""Whole handshakes whose SYN-ACK is looked at."""
 _MASK = 0xFFFFFFFF
 _FLAGS = 0xFF
 _OPENING = SYN | ACK | RST
@@ -78,6 +81,10 @@ class _Flow:
     last_flags = 0
     synack_ns = synack_delay_ns = 0
     """Time of a SYN-ACK that answered a SYN at once, and how long that took, until the client's ACK."""
+    alone_ns = 0
+    """Time of the SYN-ACK that answered the first SYN, while the client sent nothing else; -1: it did."""
+    outlived = 0
+    """Frame of the client's ACK, where a SYN was reset between the SYN-ACK and it."""
     used = False
     data = False
     """The client sent data."""
@@ -128,6 +135,10 @@ class Listening:
     """The SYNs that may still be answered."""
     unexplained: deque[tuple[Segment, _Flow]] = field(default_factory=deque)
     """Bare ACKs of clients whose SYN got no answer; a RST may still answer them."""
+    stranger: Stranger = field(default_factory=Stranger)
+    """What speaks against a Linux kernel."""
+    reset_ns: int = 0
+    """Last time a SYN was answered with a RST."""
 
     @property
     def trouble(self) -> int:
@@ -145,6 +156,7 @@ class Listening:
         self.doors = sorted([*self.doors, *other.doors])
         self.refused = array("q", sorted([*self.refused, *other.refused]))
         self.taken = array("q", sorted([*self.taken, *other.taken]))
+        self.stranger.add(other.stranger)
 
     @property
     def troubled(self) -> bool:
@@ -199,6 +211,11 @@ class Evidence:
         refused = [known.refused[0] for known in troubled if known.refused]
         return min(refused, default=self.last_ns) if troubled else None
 
+    def troubled(self, end: bytes) -> bool:
+        """Whether anything unusual was seen at a listening endpoint."""
+        known = self.listening.get(end)
+        return known is not None and known.troubled
+
     def last_refusal(self, end: bytes, before_ns: int) -> int | None:
         """When something was last refused at a listening endpoint before `before_ns`."""
         known = self.listening.get(end)
@@ -234,7 +251,11 @@ class Evidence:
                 if inbound and flags & HANDSHAKE:
                     self.directions.whole += 1
                     self._bits[segment.frame] |= SYNACK_REPLY
-                    self._known(dst).attempts += 1
+                    known = self._known(dst)
+                    known.attempts += 1
+                    if known.attempts <= _WHOLE_LOOKED_AT:
+                        syn, synack, *_ = segment.opening()  # type: ignore[attr-defined]
+                        known.stranger.synack(syn, synack)
                 continue
             if inbound and (src in exact or (wild and route.find(src) is not None)):  # both ends listen
                 inbound = flags & (SYN | ACK) == SYN or self._flow(src + dst) is not None
@@ -326,6 +347,11 @@ class Evidence:
         flags = segment.flags
         if flow is None:  # not opened by a SYN, see _opened()
             flow = self._follow(key, _Flow(None))
+        if flow.alone_ns > 0 and not flags & (SYN | RST):
+            reset_ns = self._known(segment.dst).reset_ns
+            if flow.alone_ns + _CROSSING_NS < reset_ns < segment.time_ns - _CROSSING_NS:
+                flow.outlived = segment.frame
+        flow.alone_ns = -1
         if flags & _OPENING == SYN:
             flow.asked = segment
             self._syn(segment)
@@ -447,6 +473,8 @@ class Evidence:
 
     def _synack(self, flow: _Flow, synack: Segment, *, asked: bool) -> None:
         known = self._known(synack.src)
+        if flow.alone_ns >= 0 and flow.asked is not None:
+            self._alone(known.stranger, flow, synack, asked=asked)
         crossing: tuple[tuple[int, int], ...] = ()
         if flow.synack is None:
             known.attempts += 1
@@ -468,17 +496,34 @@ class Evidence:
             known.first_rst_ns = None
             if known.closed:
                 known.closed = False
-                known.doors.append(Door(synack.time_ns - 1, open=True))
+                known.stranger.opened(synack.time_ns - known.doors[-1].time_ns, synack.frame)
+                opened_ns = flow.last_ns if flow.last_flags & SYN else synack.time_ns
+                known.doors.append(Door(opened_ns - 1, open=True))  # the SYN was let in already
         flow.pending = crossing
         flow.synack = synack.seq
         flow.used = False
+
+    def _alone(self, stranger: Stranger, flow: _Flow, synack: Segment, *, asked: bool) -> None:
+        """A SYN-ACK while the client has sent nothing but one SYN."""
+        assert flow.asked is not None
+        if flow.synack is None:
+            flow.alone_ns = synack.time_ns if asked else -1
+            if asked:
+                stranger.synack(flow.asked, synack)
+        elif flow.alone_ns and synack.seq == flow.synack:
+            stranger.repeated(flow.repeats + 1, synack.time_ns - flow.alone_ns, synack.frame)
 
     def _rst(self, key: bytes, flow: _Flow, rst: Segment, direct: int) -> None:
         known = self._known(rst.src)
         if known.first_rst_ns is None:
             known.first_rst_ns = flow.last_ns if direct else rst.time_ns
-        refuses_syn = rst.flags & ACK and not rst.seq and flow.synack is None
-        if direct and refuses_syn and flow.asked is not None and flow.asked.frame == direct:
+        for_syn = (
+            bool(direct) and flow.synack is None and flow.asked is not None and flow.asked.frame == direct
+        )
+        if for_syn:
+            known.stranger.reset(rst)
+            known.reset_ns = rst.time_ns
+        if for_syn and rst.flags & ACK and not rst.seq:
             if not known.closed:
                 known.closed = True
                 known.doors.append(Door(known.first_rst_ns - 1, open=False))
@@ -486,9 +531,12 @@ class Evidence:
         if direct:
             if flow.pending and flow.pending[-1][0] == direct:
                 known.ack_resets += 1
+                known.stranger.closes()
                 flow.pending = flow.pending[:-1]
             return
         # only a connection is reset without being asked
+        if not flow.used:
+            known.stranger.closes()
         if not flow.data:
             self._resets.append((rst.time_ns, key))
         self._mark_pending(flow, USED)
@@ -496,6 +544,11 @@ class Evidence:
 
     def _use(self, flow: _Flow, segment: Segment) -> None:
         flow.used = True
+        if flow.outlived:
+            known = self._known(segment.src)
+            if not known.cookie_signs:  # a cookie needs no listener in between
+                known.stranger.survived(flow.outlived)
+            flow.outlived = 0
         if flow.pending:
             self._known(segment.src).taken.append(flow.pending_ns)
         self._mark_pending(flow, USED)
@@ -540,6 +593,7 @@ def _again(flow: _Flow, syn: Segment) -> _Flow:
     """The connection that `syn` has opened on a 4-tuple that was in use before."""
     new = _Flow(syn.seq)
     new.asked, new.last, new.last_ns = syn, flow.last, flow.last_ns
+    new.alone_ns = -1
     new.data = syn.length > 0
     return new
 

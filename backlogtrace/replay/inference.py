@@ -20,7 +20,7 @@ from backlogtrace.replay.evidence import Evidence, Listening
 from backlogtrace.replay.host import Host, HostListener
 from backlogtrace.replay.hypothesis import SYSCTLS, UNLIMITED, Hypothesis
 from backlogtrace.replay.route import Route
-from backlogtrace.replay.search import Found, Search
+from backlogtrace.replay.search import CONTRADICTION, Found, Search
 from backlogtrace.replay.track import Track
 from backlogtrace.replay.trial import attempt, blank_summary
 from backlogtrace.segment import HANDSHAKE, endpoint, endpoint_text
@@ -87,14 +87,30 @@ class ListenerInference:
         ]
 
     def alternatives(self, name: str) -> list[Any]:
-        """Other values of one field that leave the best hypothesis as free of contradictions."""
-        best = self.ranked[0].score
-        values = [
+        """Other values of one field that leave the best hypothesis as free of contradictions.
+
+        Of kernels also those that need other settings for it, if those are not much less usual.
+        """
+        values = {
             getattr(found.hypothesis, name)
-            for found in self.variants(name)
-            if found.score.contradictions <= best.contradictions and found.score.weak <= best.weak
-        ]
+            for found in (self.kernels() if name == "kernel" else self.variants(name))
+            if self._as_good(found)
+        }
         return sorted(values, key=lambda value: (value is not None, value))
+
+    def kernels(self) -> list[Found]:
+        """The best hypothesis of every other kernel: with the settings of the best one, or else its own."""
+        best = self.ranked[0].hypothesis
+        own: dict[str, Found] = {}
+        for found in self.ranked[1:]:
+            if found.hypothesis.kernel != best.kernel and found.cost < self.ranked[0].cost + CONTRADICTION:
+                own.setdefault(found.hypothesis.kernel, found)
+        alike = {found.hypothesis.kernel: found for found in self.variants("kernel") if self._as_good(found)}
+        return list({**own, **alike}.values())
+
+    def _as_good(self, found: Found) -> bool:
+        best = self.ranked[0].score
+        return found.score.contradictions <= best.contradictions and found.score.weak <= best.weak
 
     def runner_up(self) -> Found | None:
         """The best hypothesis that the packets speak against, else the best that is only less usual."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.replay.lookahead import AHEAD_NS
 from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow, Span
+from backlogtrace.replay.stranger import NOT_LINUX
 from backlogtrace.segment import ACK, SYN, endpoint_text
 
 if TYPE_CHECKING:
@@ -55,10 +56,14 @@ class Journal:
         self.rows: deque[Row] = deque()
         self.lowest: Callable[[Track, int, int], int] | None = None
         """Where accept() is worked out: the least that an accept queue can hold at a time (ns)."""
+        self.taken_at_once: Callable[[Segment], bool] | None = None
+        """Likewise: whether a packet that completed a handshake is the only one that can have done so."""
         self.blind = False
         """Too much is missing from the capture to hold the model to it."""
         self.differing: dict[int, tuple[str, ...]] = {}
         """Packets (frames) whose decision the evidence leaves open -> the other decisions."""
+        self.strangers: frozenset[str] = frozenset()
+        """Listeners whose server is no Linux kernel, as the capture shows: the model may not apply."""
         self.thin_until = 0
         """Before this time (ns) packets are only counted where more come in a second than anybody reads."""
         self.many: dict[str, dict[Outcome, Span]] = {}
@@ -104,6 +109,8 @@ class Journal:
         if segment.frame in self.differing:
             row.certainty = "undecided"
             row.rivals = (*rivals, *self.differing[segment.frame])
+        if track.name in self.strangers:
+            self._doubt(row)
         self.rows.append(row)
         if segment.flags & (SYN | ACK) == SYN:
             before = self.unproved.pop(key, None)
@@ -113,11 +120,25 @@ class Journal:
             self.unproved[key] = row
         return row
 
+    @staticmethod
+    def _doubt(row: PacketRow) -> None:
+        """What another system did is not known where it refused something, and no proof is one of it."""
+        row.rivals = (*row.rivals, NOT_LINUX)
+        if row.outcome.decision not in _ROUTINE:
+            row.certainty = "undecided"
+        elif row.certainty == "certain":
+            row.certainty = "likely"
+
     def proved(self, key: bytes, later: Segment) -> None:
         """A later packet of the server settles what it did with an earlier one of the client."""
         row = self.unproved.pop(key, None)
-        if row is not None and _settle(row, later) and row.certainty != "undecided":
-            row.certainty = "certain"
+        if row is None:
+            return
+        established = row.outcome.decision == "established"
+        if established and self.taken_at_once is not None and not self.taken_at_once(row.segment):
+            return  # in use since, but it may be a later packet that completed the handshake
+        if _settle(row, later):
+            _now_certain(row)
 
     def sent(  # noqa: PLR0913 - the columns of a row
         self, track: Track, segment: Segment, decision: str, reason: str, cause: int | None = None,
@@ -177,15 +198,21 @@ def prove(row: PacketRow, reply: Segment, witness: SideWitness | None = None) ->
     if known is None or other is None:
         if witness is not None and witness.exhausted and other is not None:
             row.rivals = (*row.rivals, other)
-        elif row.certainty != "undecided":
-            row.certainty = "certain"
+        else:
+            _now_certain(row)
         return
     verdict, proved = known.verdict, known.proved
     agrees = (verdict == "cookie") == (other == "queued")
     if verdict == "either" or not agrees:
         row.rivals = (*row.rivals, other)
         row.certainty = "undecided" if proved else row.certainty
-    elif proved:
+    elif proved and NOT_LINUX not in row.rivals:
+        row.certainty = "certain"
+
+
+def _now_certain(row: PacketRow) -> None:
+    """A row is proved, as far as anything is of a server that may not be Linux."""
+    if row.certainty != "undecided" and NOT_LINUX not in row.rivals:
         row.certainty = "certain"
 
 

@@ -151,6 +151,8 @@ class ListenerSummary:
     mismatches: int = 0
     sockets: int = 1
     """Listening sockets that share the address and port (SO_REUSEPORT), or had it one after another."""
+    stranger: str = ""
+    """What shows that the server is no Linux kernel, in words; empty when nothing does."""
     seen_cookies: int = 0
     seen_requests: int = 0
     """SYN-ACKs that the wire alone proves to be cookies, or not to be; 0 where all facts are given."""

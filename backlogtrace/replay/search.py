@@ -59,7 +59,8 @@ _BACKLOGS = (
 _ALL_BACKLOGS = 64  # up to here every number is tried
 _WIDTH = 4  # hypotheses varied at a time
 _SLACK = 3  # a trial goes on for so many contradictions more than the best one has
-_CONTRADICTION = 6.0  # -log of how rarely the wire contradicts the truth
+CONTRADICTION = 6.0
+"""-log of how rarely the wire contradicts the truth."""
 _MANY = 20  # SYN-ACKs that a request would have repeated
 _CHANGE_TIMES = 8
 _SWITCHES = {"syncookies": (0, 1, 2), "abort": (0, 1)}
@@ -135,6 +136,8 @@ class Search:
         for _ in range(_CHANGES):
             if not self._find_change():
                 break
+        if "kernel" not in self._fixed:
+            self._fit_kernels()
         return self.ranked()
 
     def _promise(self, hypothesis: Hypothesis) -> float:
@@ -211,6 +214,36 @@ class Search:
             self._try(replace(self.ranked()[0].hypothesis, kernel=kernel))
         return True
 
+    def _fit_kernels(self) -> None:
+        """Give every kernel that is still contradicted the settings that make it most like the best one.
+
+        Kernels count and round differently: what one does with a backlog of 64 another does with 63, or
+        with a small tcp_max_syn_backlog.
+        """
+        best = self.ranked()[0]
+        for kernel in KERNELS:
+            if self._fits(kernel, best):
+                continue
+            like = replace(best.hypothesis, kernel=kernel)
+            near = {max(0, like.backlog + more) for more in (-1, 0, 1)}
+            for syncookies in _SWITCHES["syncookies"]:
+                for backlog in near:
+                    self._try(replace(like, backlog=backlog, syncookies=syncookies))
+                for most in _MAX_SYN_BACKLOG:
+                    self._try(replace(like, backlog=UNLIMITED, syncookies=syncookies, max_syn_backlog=most))
+            mine = next((one.hypothesis for one in self.ranked() if one.hypothesis.kernel == kernel), None)
+            if mine is not None and not self._fits(kernel, best):
+                for change in self._variations():
+                    if "kernel" not in change:
+                        self._try(replace(mine, **change))  # type: ignore[arg-type]
+
+    def _fits(self, kernel: str, best: Found) -> bool:
+        """Whether some server with this kernel is as free of contradictions as the best one."""
+        return any(
+            h.kernel == kernel and score.whole and score.contradictions <= best.score.contradictions
+            for h, score in self._tried.items()
+        )
+
     def _longest_right(self) -> list[Hypothesis]:
         """Those that nothing contradicts for the longest time: something may have been changed then."""
 
@@ -244,7 +277,7 @@ class Search:
 def _cost(hypothesis: Hypothesis, score: Score) -> float:
     """How badly a hypothesis explains what was seen; the unit is that of a negative log likelihood."""
     return (
-        _CONTRADICTION * score.contradictions
+        CONTRADICTION * score.contradictions
         + hypothesis.implausibility()
         + 0.5 * math.log2(1 + score.accepts)
         + 0.8 * score.weak

@@ -5,6 +5,7 @@ Every sentence about a parameter is here. Refuses to rank.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from backlogtrace.replay.hypothesis import FIELDS, UNLIMITED
@@ -80,6 +81,7 @@ def document(one: ListenerInference) -> dict[str, Any]:
         "refused": len(one.seen.refused),
         "packets_tried": one.packets,
         "best": None,
+        "not_linux": one.seen.stranger.proof() or None,
         "parameters": {},
         "runner_up": None,
         "applications": None,
@@ -122,11 +124,28 @@ def _parameters(one: ListenerInference) -> Table:
     for name in _fields(one):
         others = one.alternatives(name)
         certainty = "open" if others or _bound(one, name) else "told"
-        why = f"{_listed(name, others)} would do, too: {_WHY_OPEN[name]}" if others else _told(one, name)
+        listed = _kernels(one, others) if name == "kernel" else _listed(name, others)
+        why = f"{listed} would do, too: {_WHY_OPEN[name]}" if others else _told(one, name)
         if _bound(one, name):
             why = "at least so many; only a part of the capture was searched, what waited before is not known"
         rows.append((NAMES[name], _value(name, getattr(one.ranked[0].hypothesis, name)), certainty, why))
     return Table((one.name, "best", "", "why"), rows)
+
+
+def _kernels(one: ListenerInference, others: list[str]) -> str:
+    """Other kernels, and the settings that each needs where they are not those of the best one."""
+    best = one.ranked[0].hypothesis
+    alike: list[str] = []
+    own: list[str] = []
+    for found in one.kernels():
+        hypothesis = found.hypothesis
+        if hypothesis.kernel in others:
+            needs = _difference(replace(best, kernel=hypothesis.kernel), hypothesis)
+            (own if needs else alike).append(
+                f"{hypothesis.kernel} with {needs}" if needs else hypothesis.kernel
+            )
+    parts = ", ".join(sorted(alike))
+    return "; ".join([*([parts] if parts else []), *sorted(own)])
 
 
 def _bound(one: ListenerInference, name: str) -> bool:
@@ -154,7 +173,9 @@ def _told(one: ListenerInference, name: str) -> str:
 def _sentences(one: ListenerInference) -> list[str]:
     best, rival = one.ranked[0], one.runner_up()
     known = f"{best.score.contradictions} contradictions" if best.score.contradictions else "no contradiction"
-    notes = [
+    proof = one.seen.stranger.proof()
+    notes = [f"{one.name} may be no Linux server, and all of this void: {proof}"] if proof else []
+    notes += [
         (
             f"{one.name}: {one.seen.attempts:,} handshakes, {len(one.seen.refused):,} packets not let in. "
             f"{len(one.ranked):,} servers were tried on {one.packets:,} packets; the best has {known}."

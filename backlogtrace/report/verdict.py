@@ -88,6 +88,9 @@ def verdict(
     has what else may have become of packets, and of how many (`thinned`: at least).
     """
     result = Verdict()
+    if summary.stranger:
+        _stranger(result, summary)
+        return result
     if summary.mismatches:
         _mismatches(result, summary)
     if summary.sockets > 1:
@@ -109,6 +112,30 @@ def verdict(
     if not result.headline:
         result.headline = _nothing_wrong(summary)
     return result
+
+
+def _stranger(result: Verdict, summary: ListenerSummary) -> None:
+    """No queue is blamed where the kernel that is modelled may not be the one that answered."""
+    refused = any(summary.decisions.get(kind) for kind in ("dropped", "overflow", "rst"))
+    result.worse("bad" if refused else "notice", "This may be no Linux server: the model may not apply.")
+    result.story += [
+        (
+            f"{summary.stranger}. No Linux listen socket does this: the server is another system, or a "
+            "packet filter, load balancer or other middlebox answered or rewrote packets in its place."
+        ),
+        (
+            "Other systems have other queues: Windows resets SYNs when its backlog is full, the BSDs keep a "
+            "SYN cache and let 1.5 x backlog wait. What is said below of queues and rules is what Linux "
+            "would have done."
+        ),
+    ]
+    result.advice += [
+        (
+            "on Windows or a BSD, ask the system itself: `netstat -s`, and `netstat -Lan` on a BSD, show "
+            "what its queues refused"
+        ),
+        "if the server is Linux, capture on the server itself, behind whatever answers in its place",
+    ]
 
 
 def _undecided(result: Verdict, undecided: Mapping[tuple[str, ...], int], least: str) -> None:

@@ -615,3 +615,62 @@ def test_ack_that_only_a_missing_synack_speaks_for_is_undecided() -> None:
     (row,) = (row for row in found.packets if row.segment.time_ns == at(1030))
     assert row.certainty == "undecided"
     assert {row.outcome.decision, *row.rivals} >= {"established", "overflow"}
+
+
+def test_syn_that_passes_a_full_accept_queue_may_find_room_that_an_expired_request_left() -> None:
+    """4.4.1 lets it pass while few requests are young; whether one has expired silently, the wire tells."""
+    wire = Wire()
+    wire.handshake(1, 0)
+    wire.handshake(2, 10)  # the accept queue is full
+    wire.syn(3, 20)  # fills the SYN queue, and expires between 1.02 s and 1.3 s
+    wire.syn(4, 1120, answered=False, wscale=7, sack_ok=True)
+    wire.synack(4, 1120.05, wscale=7, sack_ok=True)  # no cookie has room for the options
+    wire.close(1, 1200)
+    result = replay(wire, replace(host(1, tcp_synack_retries=0), kernel="4.4.1"))
+    assert result.decisions[4:6] == ["queued", "queued"]
+    assert not result.mismatches
+
+
+@pytest.mark.parametrize(
+    ("full_at", "data_at", "certainty"),
+    [
+        (None, 300, "certain"),  # nothing was ever refused
+        (20, 300, "likely"),  # accept() had time to come between ACK and data
+        (20, 12, "certain"),  # they came together, and before anything was refused
+        (9, 12, "likely"),  # something was refused just before
+    ],
+)
+def test_use_of_a_connection_proves_the_ack_unless_a_later_packet_may_have_completed_it(
+    full_at: float | None, data_at: float, certainty: str
+) -> None:
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.ack(1, 10)
+    wire.ack(1, data_at, length=100)
+    wire.outbound(ACK, 1, data_at + 1, ack=isn(1) + 101)
+    if full_at is not None:
+        wire.syn(2, full_at, answered=False)
+        wire.syn(2, full_at + 5000, answered=False)
+    wire.close(1, 9000)
+    known = Host(kernel="6.12", listeners=[HostListener("10.9.0.1", 80, 4)])
+    ack = next(row for row in replay(wire, known).packets if row.segment.flags == ACK)
+    assert ack.outcome.decision == "established"
+    assert ack.certainty == certainty
+    assert (ack.resolved_by is not None) is (certainty == "certain")
+
+
+@pytest.mark.parametrize("answered_first", [True, False])
+def test_a_port_that_answered_once_is_a_listener_though_it_resets_syns(*, answered_first: bool) -> None:
+    wire = Wire()
+    wire.syn(1, 0 if answered_first else 200)
+    wire.inbound(SYN, 2, 100)
+    wire.outbound(RST | ACK, 2, 100.1, seq=0, ack=isn(2) + 1)
+    assert [summary.name for summary in replay(wire, Host()).listeners] == ["10.9.0.1:80"]
+
+
+def test_a_port_that_only_resets_syns_is_no_listener() -> None:
+    wire = Wire()
+    for c in range(3):
+        wire.inbound(SYN, c, 100 * c)
+        wire.outbound(RST | ACK, c, 100 * c + 0.1, seq=0, ack=isn(c) + 1)
+    assert not replay(wire, Host()).listeners

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from backlogtrace.capture import open_capture
-from backlogtrace.replay import Options, analyze, infer_capture, inference
-from backlogtrace.replay.evidence import Listening
+from backlogtrace.replay import Options, analyze, infer_capture, inference, search
+from backlogtrace.replay.evidence import Evidence, Listening
 from backlogtrace.replay.host import Host, HostListener, load_host
-from backlogtrace.replay.hypothesis import Change, Hypothesis
+from backlogtrace.replay.hypothesis import KERNELS, UNLIMITED, Change, Hypothesis
 from backlogtrace.replay.rows import PacketRow
 from backlogtrace.replay.search import Found
 from backlogtrace.replay.trial import Score
 from backlogtrace.segment import SYN
+from tests.kernel.build import segment
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = sorted(path.parent.name for path in FIXTURES.glob("*/truth.jsonl"))
@@ -97,6 +98,82 @@ def test_backlog_of_a_full_queue_is_found(name: str) -> None:
     assert found.best is not None
     assert found.best.backlog == expected
     assert not found.ranked[0].score.contradictions
+
+
+@cache
+def found_in(name: str) -> inference.ListenerInference:
+    with open_capture([capture_of(name)], keep_small=True) as capture:
+        (found,) = infer_capture(capture, None, Options(listeners=port_of(name))).listeners
+    return found
+
+
+def test_listen_that_made_the_queue_longer_is_found() -> None:
+    """Room is no contradiction: only that accept() calls had to be assumed tells when it was."""
+    name = "relisten-larger-backlog-6.12"
+    (listen,) = [one for one in load_host(FIXTURES / name / "host.json").events if one.op == "listen"]
+    best = found_in(name).ranked[0]
+    assert (best.hypothesis.backlog, best.score.accepts) == (1, 0)
+    (change,) = best.hypothesis.changes
+    assert (change.name, change.value) == ("listen", listen.backlog)
+    assert 0 <= change.time_ns - listen.time_ns < 100_000_000  # the first SYN after it is that near
+
+
+def test_a_trial_that_is_given_up_costs_only_what_it_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def early(*_: object, **__: object) -> Score:
+        tried.append("")
+        return Score(0, 0, 0, (), whole=len(tried) == 1, packets=1, relieved=(), floors={}, reach=9)
+
+    monkeypatch.setattr(search, "attempt", early)
+    port = HostListener("10.9.0.1", 80)
+    segments = [segment(SYN, c) for c in range(200)]
+    seen = Listening(attempts=50)
+    search.Search(segments, Evidence(), port, Host(), seen=seen, fixed={}, budget=100).run()
+    assert len(tried) == 101
+
+
+def test_a_kernel_that_fits_with_other_settings_is_named() -> None:
+    """With cookies off the SYN queue of 5.10.262 takes one request more than the backlog; others do not."""
+    found = found_in("syn-queue-full-no-cookies-5.10")
+    by_kernel = {one.hypothesis.kernel: one.hypothesis for one in [found.ranked[0], *found.kernels()]}
+    assert "5.10" in {found.ranked[0].hypothesis.kernel, *found.alternatives("kernel")}
+    assert by_kernel["5.15"].backlog == by_kernel["5.10"].backlog + 1
+    assert set(found.alternatives("kernel")) | {found.ranked[0].hypothesis.kernel} <= {*by_kernel}
+
+
+def test_every_kernel_is_tried_with_the_settings_that_suit_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What 12 as the backlog is to one kernel, a small tcp_max_syn_backlog is to another."""
+    fits = {("6.12", 12, 2048), ("3.10-el7", UNLIMITED, 16)}
+
+    def judged(*args: object, limit: int = 99, **_: object) -> Score:
+        host = args[2]
+        assert isinstance(host, Host)
+        most = host.sysctl["net.ipv4.tcp_max_syn_backlog"]
+        right = (host.kernel, host.listeners[0].backlog, most) in fits
+        right = right and not host.sysctl["net.ipv4.tcp_syncookies"]
+        number = 0 if right else 9
+        return Score(number, 0, 0, (), whole=number <= limit, packets=1, relieved=(), floors={}, reach=4096)
+
+    monkeypatch.setattr(search, "attempt", judged)
+    listening = Listening(attempts=50)
+    port = HostListener("10.9.0.1", 80)
+    ranked = search.Search(
+        [segment(SYN)], Evidence(), port, Host(), seen=listening, fixed={}, budget=10_000
+    ).run()
+    free = {one.hypothesis.kernel for one in ranked if not one.score.contradictions}
+    assert free == {"6.12", "3.10-el7"}
+
+
+def test_a_kernel_that_the_packets_speak_against_is_not_named() -> None:
+    found = found_in("seed_documents-0001")
+    against = {
+        kernel
+        for kernel in KERNELS
+        if not any(one.hypothesis.kernel == kernel and not one.score.contradictions for one in found.ranked)
+    }
+    assert against
+    assert not against & {*found.alternatives("kernel")}
 
 
 def test_what_is_given_is_not_tried() -> None:
