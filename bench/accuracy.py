@@ -5,8 +5,9 @@
 A directory holds recordings in the ground-truth layout, or archives (.tar.gz) of such. Every recording is
 analysed twice: with its host file, which `backlogtrace check` holds to what the kernel counted, and with
 nothing but the capture and the port. Decisions are compared packet by packet; `undecided` is neither right
-nor wrong. The kernel family found is right, tied (the true one is among those that `infer` says would do as
-well), or wrong; only recordings that called for a search count.
+nor wrong. The backlog and the kernel family found are right, tied (the true one is among those that `infer`
+says would do as well), or wrong; of backlogs only recordings count in which a queue was full, of kernels
+those that called for a search.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Result(NamedTuple):
     right: int
     wrong: int
     undecided: int
-    backlog: bool | None
-    """Whether the effective backlog was found, where a queue was full."""
+    backlog: str
+    """The effective backlog found: right, tied or wrong; empty where no queue was full."""
     kernel_found: str
     """right, tied or wrong; empty where there was no search."""
     named: int
@@ -70,8 +71,7 @@ def compare(folder: Path) -> Result:
     changed = any(event.op in {"listen", "sysctl", "close"} for event in known_host.events)
     asked = known_host.listeners[0].backlog or 0
     effective = min(asked, known_host.sysctl.get("net.core.somaxconn", asked))
-    backlog = inferred.best.backlog if inferred is not None and inferred.best is not None else None
-    found = backlog == effective if limited and not changed else None
+    found = backlog(inferred, effective) if limited and not changed else ""
     summary = folder / "summary.json"
     family = json.loads(summary.read_text())["family"] if summary.exists() else "fixtures"
     return Result(
@@ -91,6 +91,16 @@ def kernel(inferred: ListenerInference | None, release: str | None) -> str:
     return "tied" if family in inferred.alternatives("kernel") else "wrong"
 
 
+def backlog(inferred: ListenerInference | None, effective: int) -> str:
+    """Whether the backlog found is the server's, or is named, maybe with the kernel that it goes with."""
+    if inferred is None or inferred.best is None:
+        return "wrong"
+    if inferred.best.backlog == effective:
+        return "right"
+    with_kernel = {one.hypothesis.backlog for one in inferred.kernels()}
+    return "tied" if effective in {*inferred.alternatives("backlog"), *with_kernel} else "wrong"
+
+
 def rows(folder: Path, host: Host, options: Options) -> tuple[dict[int, PacketRow], ListenerInference | None]:
     (path,) = folder.glob("capture.*")
     with open_capture([str(path)], keep_small=True) as capture:
@@ -104,7 +114,7 @@ def show(title: str, results: list[Result], key: str) -> None:
     for result in results:
         groups[getattr(result, key)].append(result)
     print(
-        f"\n{title:<28} recordings  packets    right    wrong  undecided  backlog found"
+        f"\n{title:<28} recordings  packets    right    wrong  undecided  backlog right  tied  wrong"
         "  kernel right  tied  wrong  named"
     )
     for name, group in [*sorted(groups.items()), ("all", results)]:
@@ -112,12 +122,13 @@ def show(title: str, results: list[Result], key: str) -> None:
         wrong = sum(one.wrong for one in group)
         undecided = sum(one.undecided for one in group)
         total = max(1, right + wrong + undecided)
-        backlogs = [one.backlog for one in group if one.backlog is not None]
+        backlogs = Counter(one.backlog for one in group)
         shares = f"{right / total:>6.2%}  {wrong / total:>6.3%}  {undecided / total:>9.3%}"
         kernels = Counter(one.kernel_found for one in group)
-        told = f"{sum(backlogs):>4} of {len(backlogs):<5}  {kernels['right']:>12} {kernels['tied']:>5}"
+        told = f"{backlogs['right']:>13}  {backlogs['tied']:>4}  {backlogs['wrong']:>5}"
+        told += f"  {kernels['right']:>12}  {kernels['tied']:>4}  {kernels['wrong']:>5}"
         named = [one.named for one in group if one.named]
-        told += f"  {kernels['wrong']:>5}  {sum(named) / max(1, len(named)):>5.1f}"
+        told += f"  {sum(named) / max(1, len(named)):>5.1f}"
         print(f"{name:<28} {len(group):>10}  {total:>7}  {shares}  {told}")
 
 
@@ -144,6 +155,8 @@ def main() -> int:
     show("family", results, "family")
     worst = [f"{one.folder} ({one.wrong})" for one in results if one.wrong]
     print(f"\ndecided wrongly in: {', '.join(worst) or 'none'}")
+    unfound = [one.folder for one in results if one.backlog == "wrong"]
+    print(f"wrong backlog in: {', '.join(unfound) or 'none'}")
     missed = [one.folder for one in results if one.kernel_found == "wrong"]
     print(f"wrong kernel in: {', '.join(missed) or 'none'}")
     strangers = [one.folder for one in results if one.stranger]
