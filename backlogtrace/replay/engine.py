@@ -84,6 +84,8 @@ class Replay:
             Acceptance(stack, route, journal, evidence, floors) if evidence is not None else None
         )
         self._ordinary.acceptance = self.acceptance
+        if self.acceptance is not None:
+            events.before_close = self._accepted_before
         self._lost = evidence.lost if evidence is not None else frozenset[int]()
         """SYNs whose answer the capture does not show."""
         stack.witness = self._ahead.answer
@@ -276,6 +278,12 @@ class Replay:
         track = self._route.find(segment.dst)
         socket = track.group.last.socket if track is not None and track.group is not None else None
         return socket if socket is not None and socket in members else members[0]
+
+    def _accepted_before(self, listener: ListenSocket, when: int) -> None:
+        """close() comes: what it does not reset was accepted before, and so was what came before that."""
+        spared = [child for child in listener.accept_queue if not self._ahead.reset(child.key, when)]
+        if spared and self.acceptance is not None:
+            self.acceptance.served(spared[-1], self._route.of(spared[-1].key))
 
     # ---- inbound ----
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from backlogtrace.kernel.connection import Child
+    from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.stack import Stack
     from backlogtrace.replay.host import AcceptModel, Host, HostEvent
     from backlogtrace.replay.journal import Journal
@@ -59,6 +60,8 @@ class EventQueue:
                 self._push(listener.opened_ns, partial(self._open, index, listener.backlog))
         for event in host.events:
             self._push(event.time_ns, partial(self._given, event))
+        self.before_close: Callable[[ListenSocket, int], None] | None = None
+        """Asked where accept() is worked out: what is reset then was not accepted before."""
         self.immediate = accept.kind == "immediate"
         """The application takes what is there after every packet."""
         if accept.kind == "rate":
@@ -129,6 +132,8 @@ class EventQueue:
         elif socket is not None and socket.listening:
             if track.group is not None:
                 track.group.closes(track, when)
+            if self.before_close is not None:
+                self.before_close(socket, when)
             victims = socket.close()
             if track.group is not None:
                 track.group.changed()

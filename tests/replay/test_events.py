@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from backlogtrace.replay.host import AcceptModel, Host, HostEvent, HostListener
@@ -214,3 +216,22 @@ def test_event_before_the_first_packet_is_carried_out(flags: int) -> None:
     result = replay(wire, host(events=[HostEvent(at(0), "listen", 0, backlog=0)]))
     assert result.events[0].detail == "backlog 0"
     assert result.packets[-1].accept_queue in {(1, 1), (0, 0)}
+
+
+def test_close_shows_who_was_accepted_before() -> None:
+    """Where accept() is worked out: whom close() does not reset was accepted, however late it is used."""
+    wire = Wire()
+    for c in (1, 2, 3):
+        wire.handshake(c, 10 * c)
+    wire.outbound(RST | ACK, 3, 1000.1)
+    for c in (1, 2):
+        wire.outbound(ACK, c, 1200 + c, length=5)
+    wire.syn(4, 1500, answered=False)
+    wire.outbound(RST | ACK, 4, 1500.05, seq=0)
+    wire.inbound(RST, 99, 9_000)
+    plain = replace(host().listeners[0], defer_accept=0)
+    closing = host(events=[HostEvent(at(1000), "close", 0)])
+    result = replay(wire, replace(closing, listeners=[plain], accept_log=False))
+    assert result.mismatches == []
+    assert result.listeners[0].accepted == 2
+    assert [row.detail for row in result.events] == ["1 connections reset"]
