@@ -124,21 +124,30 @@ class Search:
             for flags, qlen in fastopen
             for repeats in retries
         ]  # fmt: skip
-        kinds += [
-            replace(start, defer=defer, retries=repeats) for defer in _DEFER[1:5] for repeats in retries
+        deferring = [
+            [
+                replace(start, kernel=kernel, defer=defer, retries=repeats)
+                for defer, repeats in product(_DEFER[1:5], retries)
+            ]
+            for kernel in _FIRST_KERNELS
         ]
-        for kind in kinds:
-            self._try(kind)
-        # the promising kinds first: there may be no time for all of them
-        for kind in sorted(kinds, key=self._promise):
-            self._try_backlogs(kind)
-        self._climb()
+        self._try_kinds(kinds + deferring[0])
+        if self.ranked()[0].score.contradictions:
+            self._try_kinds([kind for others in deferring[1:] for kind in others])
         for _ in range(_CHANGES):
             if not self._find_change():
                 break
         if "kernel" not in self._fixed:
             self._fit_kernels()
         return self.ranked()
+
+    def _try_kinds(self, kinds: list[Hypothesis]) -> None:
+        """Try kinds of servers with all backlogs, the promising ones first: there may be no time for all."""
+        for kind in kinds:
+            self._try(kind)
+        for kind in sorted(kinds, key=self._promise):
+            self._try_backlogs(kind)
+        self._climb()
 
     def _promise(self, hypothesis: Hypothesis) -> float:
         """Cost as far as a hypothesis was tried; one with any backlog stands for all of its kind."""

@@ -27,6 +27,7 @@ BACKLOGS = {
     "abort-on-overflow-rst-6.12": None,
     "overflow-expired-rst-5.15": None,
     "cookie-ack-overflow-silent-5.4": None,
+    "defer-and-full-queue-3.10": None,
 }
 """Recordings in which a queue was full: their effective backlog (None: as in the host file)."""
 
