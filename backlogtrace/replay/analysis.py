@@ -156,7 +156,7 @@ class Analysis:
         replay.watched = self._options.checks_of
         if self.inference is not None:
             self.header.mode = "infer"
-            journal.differing = self.inference.differing
+            journal.differing, journal.doubted = self.inference.differing, self.inference.doubted
             self._missing = self.inference.evidence.missing()
             self._strangers = {one.name: one.seen.stranger.proof() for one in self.inference.listeners}
             journal.strangers = frozenset(name for name, proof in self._strangers.items() if proof)

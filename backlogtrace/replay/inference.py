@@ -51,6 +51,7 @@ _RIVAL_PACKETS = 50_000
 _JUDGED_RIVALS = 4
 _NEAR = 2.3
 """A hypothesis whose cost is this close to the best one's may be the truth as well: a tenth as likely."""
+_DEFERRING = 2
 _SEARCHED = 8
 """Listeners that are searched for; the others share what was found for them."""
 
@@ -94,7 +95,7 @@ class ListenerInference:
         values = {
             getattr(found.hypothesis, name)
             for found in (self.kernels() if name == "kernel" else self.variants(name))
-            if self._as_good(found)
+            if self.as_good(found)
         }
         return sorted(values, key=lambda value: (value is not None, value))
 
@@ -105,10 +106,11 @@ class ListenerInference:
         for found in self.ranked[1:]:
             if found.hypothesis.kernel != best.kernel and found.cost < self.ranked[0].cost + CONTRADICTION:
                 own.setdefault(found.hypothesis.kernel, found)
-        alike = {found.hypothesis.kernel: found for found in self.variants("kernel") if self._as_good(found)}
+        alike = {found.hypothesis.kernel: found for found in self.variants("kernel") if self.as_good(found)}
         return list({**own, **alike}.values())
 
-    def _as_good(self, found: Found) -> bool:
+    def as_good(self, found: Found) -> bool:
+        """Whether a hypothesis is as free of contradictions as the best one."""
         best = self.ranked[0].score
         return found.score.contradictions <= best.contradictions and found.score.weak <= best.weak
 
@@ -147,6 +149,8 @@ class Inference:
     """What is proved of the accept queues, by listener."""
     differing: dict[int, tuple[str, ...]]
     """Packets (frames) that near rivals decide differently -> their other decisions."""
+    doubted: dict[int, tuple[str, ...]]
+    """Likewise by servers that only TCP_DEFER_ACCEPT makes less usual: what they send looks the same."""
 
     def backlog_source(self, listener: HostListener) -> str:
         """Where the backlog of a listener comes from; empty when it was given."""
@@ -252,6 +256,7 @@ def infer(reader: Reader, host: Host) -> Inference:
     troubled = sorted(judged, key=lambda one: one.seen.trouble, reverse=True)[:_SEARCHED]
     shared = _fixed(host)
     differing: dict[int, tuple[str, ...]] = {}
+    doubted: dict[int, tuple[str, ...]] = {}
     floors: dict[str, Floor] = {}
     for one in troubled:
         segments = list(islice(_of_listener(recording, one.listener), _JUDGED))
@@ -266,11 +271,16 @@ def infer(reader: Reader, host: Host) -> Inference:
         one.partial = recording.items is None and bool(segments) and segments[0].time_ns > reader.first_ns
         if len(segments) > _WINDOW:
             one.ranked = _judged(search, one.near()[:_JUDGED_RIVALS], segments, evidence)
-        differing |= _differing(search, one.near(), segments, evidence)
+        near = one.near()
+        deferring = [found for found in one.variants("defer") if one.as_good(found)][:_DEFERRING]
+        if len(near) > 1 or deferring:
+            decided = [_decisions(search, rival, segments, evidence) for rival in (*near, *deferring)]
+            differing |= _differing(decided[0], decided[1 : len(near)])
+            doubted |= _differing(decided[0], decided[len(near) :])
         best = one.ranked[0].hypothesis
         shared.update({name: getattr(best, name) for name in ("kernel", *SYSCTLS)})
         floors |= one.ranked[0].score.floors
-    return Inference(evidence, _facts(host, found, shared), found, floors, differing)
+    return Inference(evidence, _facts(host, found, shared), found, floors, differing, doubted)
 
 
 def singles(items: list[Segment]) -> list[Segment]:
@@ -340,25 +350,24 @@ def _judged(search: Search, rivals: list[Found], segments: list[Segment], eviden
     return sorted(judged, key=lambda one: one.cost)
 
 
-def _differing(
-    search: Search, rivals: list[Found], segments: list[Segment], evidence: Evidence
-) -> dict[int, tuple[str, ...]]:
-    """Packets that near rivals decide differently from the best hypothesis."""
-    if len(rivals) < 2:  # noqa: PLR2004 - nothing to compare
-        return {}
-    decided: list[dict[int, Outcome]] = []
-    for rival in rivals:
-        decisions: dict[int, Outcome] = {}
-        attempt(segments, evidence, search.host(rival.hypothesis), decisions=decisions)
-        decided.append(decisions)
-    best = decided[0]
-    others: dict[int, dict[str, None]] = {}
-    for decisions in decided[1:]:
+def _decisions(
+    search: Search, rival: Found, segments: list[Segment], evidence: Evidence
+) -> dict[int, Outcome]:
+    """What a hypothesis says of every packet, by frame."""
+    decisions: dict[int, Outcome] = {}
+    attempt(segments, evidence, search.host(rival.hypothesis), decisions=decisions)
+    return decisions
+
+
+def _differing(best: dict[int, Outcome], others: Iterable[dict[int, Outcome]]) -> dict[int, tuple[str, ...]]:
+    """Packets that rivals decide differently from the best hypothesis, and how."""
+    found: dict[int, dict[str, None]] = {}
+    for decisions in others:
         for frame, outcome in decisions.items():
             if frame in best and outcome.decision != best[frame].decision:
                 other: str = outcome.decision
-                others.setdefault(frame, {})["defer_accept" if other == "deferred" else other] = None
-    return {frame: tuple(names) for frame, names in others.items()}
+                found.setdefault(frame, {})["defer_accept" if other == "deferred" else other] = None
+    return {frame: tuple(names) for frame, names in found.items()}
 
 
 def _facts(host: Host, found: list[ListenerInference], shared: dict[str, object]) -> Host:

@@ -33,6 +33,8 @@ _ROUTINE = frozenset({"queued", "established", "passed"})
 _SILENT = frozenset({"dropped", "overflow", "deferred"})
 _OTHER_ORIGIN = {"queued": "cookie", "retransmitted": "cookie", "fastopen": "cookie", "cookie": "queued"}
 """Decisions that a SYN-ACK answers -> what else may have sent it."""
+_LOOK_THE_SAME = frozenset({NOT_LINUX, "defer_accept", "overflow"})
+"""Rivals that no later packet tells from the decision."""
 _PROVED_LATER = frozenset({"dropped", "overflow", "established", "deferred"})
 
 
@@ -62,6 +64,8 @@ class Journal:
         """Too much is missing from the capture to hold the model to it."""
         self.differing: dict[int, tuple[str, ...]] = {}
         """Packets (frames) whose decision the evidence leaves open -> the other decisions."""
+        self.doubted: dict[int, tuple[str, ...]] = {}
+        """Likewise where the others are much less likely, but nothing on the wire rules them out."""
         self.strangers: frozenset[str] = frozenset()
         """Listeners whose server is no Linux kernel, as the capture shows: the model may not apply."""
         self.thin_until = 0
@@ -109,6 +113,8 @@ class Journal:
         if segment.frame in self.differing:
             row.certainty = "undecided"
             row.rivals = (*rivals, *self.differing[segment.frame])
+        elif segment.frame in self.doubted:
+            row.rivals = (*rivals, *self.doubted[segment.frame])
         if track.name in self.strangers:
             self._doubt(row)
         self.rows.append(row)
@@ -206,13 +212,13 @@ def prove(row: PacketRow, reply: Segment, witness: SideWitness | None = None) ->
     if verdict == "either" or not agrees:
         row.rivals = (*row.rivals, other)
         row.certainty = "undecided" if proved else row.certainty
-    elif proved and NOT_LINUX not in row.rivals:
+    elif proved and _LOOK_THE_SAME.isdisjoint(row.rivals):
         row.certainty = "certain"
 
 
 def _now_certain(row: PacketRow) -> None:
-    """A row is proved, as far as anything is of a server that may not be Linux."""
-    if row.certainty != "undecided" and NOT_LINUX not in row.rivals:
+    """A row is proved, unless something else would look the same."""
+    if row.certainty != "undecided" and _LOOK_THE_SAME.isdisjoint(row.rivals):
         row.certainty = "certain"
 
 

@@ -16,8 +16,9 @@ from backlogtrace.replay.hypothesis import KERNELS, UNLIMITED, Change, Hypothesi
 from backlogtrace.replay.rows import PacketRow
 from backlogtrace.replay.search import Found
 from backlogtrace.replay.trial import Score
-from backlogtrace.segment import SYN
+from backlogtrace.segment import ACK, RST, SYN
 from tests.kernel.build import segment
+from tests.replay.wire import Wire, replay
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RECORDED = sorted(path.parent.name for path in FIXTURES.glob("*/truth.jsonl"))
@@ -263,3 +264,22 @@ def test_backlog_that_nothing_shows_is_not_taken_for_a_small_one() -> None:
     assert few.implausibility() > many.implausibility() + 2
     longer = replace(many, changes=(Change(1, "listen", 8),))
     assert longer.implausibility() > few.implausibility()
+
+
+def test_an_ignored_ack_is_not_certain_where_a_short_deferral_would_look_the_same() -> None:
+    """One second of TCP_DEFER_ACCEPT ignores the first bare ACK as a full accept queue does."""
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.syn(2, 1)
+    wire.ack(1, 10)
+    wire.ack(1, 11, length=5)
+    wire.outbound(ACK, 1, 11.1, ack=segment(ACK, 1).seq + 5)
+    wire.ack(2, 20)
+    for n in range(5):
+        wire.synack(2, 1 + 1000 * ((2 << n) - 1))
+        wire.ack(2, 20 + 1000 * ((2 << n) - 1))
+    wire.inbound(RST, 99, 70_000)
+    refused = [row for row in replay(wire, Host()).packets if row.outcome.decision == "overflow"]
+    assert refused[0].resolved_by is not None
+    assert (refused[0].certainty, refused[0].rivals) == ("likely", ("defer_accept",))
+    assert (refused[2].certainty, refused[2].rivals) == ("certain", ())
