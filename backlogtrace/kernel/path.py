@@ -72,10 +72,14 @@ def _checks(stack: Stack, segment: Segment) -> Iterator[Check]:
     if type(entry) is Child:
         yield from _child(entry, segment)
         return
-    if type(entry) is Request and entry.listener.listening:
-        yield Check("a request of these addresses and ports", f"since frame {entry.frame}", holds=True)
-        yield from _request(entry, segment)
-        return
+    if type(entry) is Request:
+        heir = entry.listener if entry.listener.listening else entry.listener.heir(entry)
+        if heir is not None:
+            moved = "" if heir is entry.listener else "; its listener is closed, another one stands in"
+            values = f"since frame {entry.frame}{moved}"
+            yield Check("a request of these addresses and ports", values, holds=True)
+            yield from _request(entry, segment, heir)
+            return
     reused = False
     if type(entry) is TimeWait and segment.time_ns < entry.until:
         yield Check("a connection of these addresses and ports", "in TIME_WAIT", holds=True)
@@ -110,7 +114,7 @@ def _syn(listener: ListenSocket, syn: Segment, *, timewait: bool = False) -> Ite
     if profile.syncookies_2_is_1:
         cookies = min(cookies, 1)
     plain = not timewait or profile.timewait_syn_is_plain
-    full = plain and listener.qlen >= listener.syn_capacity
+    full = plain and not 0 <= listener.qlen < listener.syn_capacity
     lost = "listen.syn_queue_full" if not cookies else ""
     yield Check("SYN queue full", _fits(listener.qlen, "requests", listener.syn_capacity), full, lost)
     always = plain and cookies == _ALWAYS
@@ -180,9 +184,9 @@ def _stray_ack(listener: ListenSocket, ack: Segment, nothing: str, invalid: str)
     yield Check("otherwise", "the handshake is complete", holds=True, ends="cookie.cookie_valid")
 
 
-def _request(request: Request, segment: Segment) -> Iterator[Check]:
+def _request(request: Request, segment: Segment, listener: ListenSocket) -> Iterator[Check]:
     """check_req()."""
-    listener, profile = request.listener, request.listener.profile
+    profile = listener.profile
     flags = segment.flags & (RST | SYN | ACK)
     seq, start = segment.seq, (request.rcv_isn + 1) & _MASK
     old = old_timestamp(request, segment)

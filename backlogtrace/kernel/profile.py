@@ -111,6 +111,10 @@ class Profile:
     """Fast Open without cookie also for a SYN that carries the option but no data."""
     timewait_syn_is_plain: bool = True
     """A SYN that reuses a TIME_WAIT 4-tuple passes the SYN-queue and cookie tests like any other."""
+    migrates_requests: bool = False
+    """tcp_migrate_req exists: what a closed socket had moves to another one of its SO_REUSEPORT group."""
+    cookie_needs_ecn: bool = False
+    """A cookie that agreed to ECN is refused while tcp_ecn is 0."""
     tsval_clock: Literal["jiffies", "ms"] = "ms"
     """Unit of the timestamps that the kernel sends."""
     tsval_offset: Literal["none", "mixed", "host", "connection"] = "connection"

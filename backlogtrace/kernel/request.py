@@ -124,9 +124,14 @@ def wrong_tsecr(request: Request, segment: Segment) -> bool:
     return seq_after(first, segment.tsecr) or seq_after(segment.tsecr, last)
 
 
-def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: PLR0911 - kernel order is the content
-    """What a segment does to the request it belongs to (tcp_check_req)."""
-    listener = request.listener
+def check_req(  # noqa: PLR0911 - kernel order is the content
+    request: Request, segment: Segment, heir: ListenSocket | None = None
+) -> Outcome:
+    """What a segment does to the request it belongs to (tcp_check_req).
+
+    `heir`: the socket that stands in for its listener, which is closed.
+    """
+    listener = heir or request.listener
     profile = listener.profile
     flags = segment.flags & (RST | SYN | ACK)
     paws = old_timestamp(request, segment)

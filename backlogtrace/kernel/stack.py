@@ -58,6 +58,10 @@ class Stack:
         """All sockets of an address and port that had more than one (SO_REUSEPORT, or one after another)."""
         self.member: Callable[[Segment, list[ListenSocket]], ListenSocket] = lambda _, members: members[0]
         """Asked which of several listening sockets gets a segment: a keyed hash of its 4-tuple decides."""
+        self.heir: Callable[[Request | Child, list[ListenSocket]], ListenSocket] = lambda _, members: members[
+            0
+        ]
+        """Asked which of them gets what a closed socket of their group had: a hash decides that, too."""
         self.witness: Callable[[Segment], Reply | None] = lambda _: None
         """Asked what the wire shows where the given facts leave the answer open."""
         self.synack_of: Callable[[Segment], Segment | None] = lambda _: None
@@ -92,6 +96,12 @@ class Stack:
         if before is not None:
             mates = self._mates.setdefault(end, [before])
             mates.append(listener)
+            group = next(
+                (mate.mates for mate in mates if mate.listening and mate is not listener), listener.mates
+            )
+            if group is not listener.mates:
+                group.append(listener)
+                listener.mates = group
             if self.profile.cookie_stamp_of_group and before.listening:
                 listener.cookies = before.cookies
         self._listeners[end] = listener
@@ -126,6 +136,9 @@ class Stack:
         elif type(entry) is Request:
             if entry.listener.listening:
                 return check_req(entry, segment)
+            heir = entry.listener.heir(entry)
+            if heir is not None:
+                return check_req(entry, segment, heir)
             entry.listener.remove(entry)  # its listener is gone: look again
         elif type(entry) is TimeWait:
             return self._timewait(entry, segment, key)

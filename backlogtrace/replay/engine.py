@@ -79,6 +79,7 @@ class Replay:
         self._firing = Firing(stack, route, journal, self._expected, self._ahead)
         self._ordinary = Ordinary(stack, events, journal, self._firing)
         stack.member = self._member
+        stack.heir = self._heir
         self.acceptance = (
             Acceptance(stack, route, journal, evidence, floors) if evidence is not None else None
         )
@@ -272,6 +273,11 @@ class Replay:
         track = self._route.find(segment.dst)
         socket = track.group.last.socket if track is not None and track.group is not None else None
         return socket if socket is not None and socket in members else members[0]
+
+    def _heir(self, pending: Request | Child, members: list[ListenSocket]) -> ListenSocket:
+        """The stack asks which of them gets what a closed socket of a group had."""
+        group = self._route.of(pending.key).group
+        return members[0] if group is None else group.heir(pending, members, self.now)
 
     # ---- inbound ----
 

@@ -149,7 +149,8 @@ class EventQueue:
         if track.group is not None:
             for passed in list(socket.accept_queue)[: socket.accept_queue.index(child)]:
                 track.group.passed_over(passed, track)
-        if child is not socket.accept_queue[0]:
+        group = track.group
+        if child is not socket.accept_queue[0] and not (group and group.in_any_order(child, socket)):
             head = endpoint_text(socket.accept_queue[0].key[: len(child.key) // 2])
             self._differs(
                 track,

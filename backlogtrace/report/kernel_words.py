@@ -91,6 +91,10 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
         "SYN that reuses TIME_WAIT",
         {True: "held to the SYN-queue test", False: "exempt from the SYN-queue test"},
     ),
+    "migrates_requests": (
+        "tcp_migrate_req", {True: "moves what a closed socket had", False: "does not exist, or does nothing"},
+    ),
+    "cookie_needs_ecn": ("cookie with ECN, tcp_ecn 0", {True: "refused", False: "taken, without ECN"}),
     "tsval_clock": ("timestamps count", {"jiffies": "ticks", "ms": "milliseconds"}),
     "tsval_offset": (
         "timestamps count from",
@@ -105,7 +109,7 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
 }  # fmt: skip
 """Field of Profile -> its label, and the words for its values or a format for them."""
 
-_SHOWN_DEFAULTS = ("net.core.somaxconn", "net.ipv4.tcp_fastopen")
+_SHOWN_DEFAULTS = ("net.core.somaxconn", "net.ipv4.tcp_fastopen", "net.ipv4.tcp_challenge_ack_limit")
 
 
 def label(field: str) -> str:
