@@ -374,6 +374,16 @@ CHALLENGE_UNLIMITED: Final = Change(
     commit="79e3602caa6f",
     subject="tcp: make global challenge ack rate limitation per net-ns and default disabled",
 )
+CHALLENGE_ZERO: Final = Change(
+    field="challenge_limit_0_is_none",
+    after=False,
+    summary="tcp_challenge_ack_limit=0 no longer stops challenge ACKs: it is no limit at all",
+    since="v6.2",
+    functions=("tcp_send_challenge_ack", "get_random_u32_inclusive"),
+    commit="e8a533cbeb79",
+    subject="treewide: use get_random_u32_inclusive() when possible",
+    evidence="measured",
+)
 TIMEWAIT_SYN_EXEMPT: Final = Change(
     field="timewait_syn_is_plain",
     after=False,

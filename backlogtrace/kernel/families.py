@@ -70,6 +70,7 @@ V3_10: Final = Profile(
     out_of_window_limited=False,
     counts_syn_retrans=False,
     established_syn_acked=False,
+    challenge_limit_0_is_none=True,
     tw_recycle=True,
     tw_recycle_needs_timestamp=False,
     timewait_acks_limited=False,
@@ -122,7 +123,10 @@ _6_1 = _series(
     "6.1", _5_15[0][1], "Debian 12, v6.1.192",
     (0, [changes.CHALLENGE_UNLIMITED]), (125, [_SPARE]), (130, [_TSVAL]), (191, _SPRING_2026),
 )  # fmt: skip
-_6_6 = _series("6.6", _6_1[0][1], "v6.6.153", (0, []), (72, [_SPARE]), (81, [_TSVAL]), (153, _SPRING_2026))
+_6_6 = _series(
+    "6.6", _6_1[0][1], "v6.6.153",
+    (0, [changes.CHALLENGE_ZERO]), (72, [_SPARE]), (81, [_TSVAL]), (153, _SPRING_2026),
+)  # fmt: skip
 _6_12 = _series(
     "6.12", _6_6[0][1], "Debian 13, v6.12.117",
     (0, [changes.TIMEWAIT_SYN_EXEMPT]), (10, [_SPARE]), (18, [_TSVAL]),
@@ -157,6 +161,7 @@ MAINLINE: Final[tuple[tuple[tuple[int, int], Profile], ...]] = (
     ((5, 10), _5_10[0][1]),
     ((5, 14), _5_15[0][1]),
     ((6, 1), _6_1[0][1]),
+    ((6, 2), _6_6[0][1]),
     ((6, 10), _6_12[0][1]),
     ((6, 13), _6_12[1][1]),
     ((6, 14), _6_12[2][1]),

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, die
-from backlogtrace.kernel.cookies import SACK, WINDOW_SCALE, CookieJar
+from backlogtrace.kernel.cookies import ECN, SACK, WINDOW_SCALE, CookieJar
 from backlogtrace.kernel.fastopen import (
     ALL_LISTENERS,
     EVERY_SYN,
@@ -43,7 +43,7 @@ from backlogtrace.kernel.fastopen import (
     release,
 )
 from backlogtrace.kernel.request import Request
-from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq
+from backlogtrace.segment import ACK, CWR, ECE, FIN, RST, SYN, end_seq
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.outcome import Outcome
@@ -279,8 +279,14 @@ class ListenSocket:
         settings = self.settings
         if not settings.tcp_timestamps:
             return 0
-        sack = SACK if syn.sack_ok and settings.tcp_sack else 0
-        return sack | (WINDOW_SCALE if syn.wscale >= 0 and settings.tcp_window_scaling else 0)
+        kept = SACK if syn.sack_ok and settings.tcp_sack else 0
+        if self.accepts_ecn(syn):
+            kept |= ECN
+        return kept | (WINDOW_SCALE if syn.wscale >= 0 and settings.tcp_window_scaling else 0)
+
+    def accepts_ecn(self, syn: Segment) -> bool:
+        """Whether the SYN-ACK says ECE (tcp_ecn_create_request); IP's ECN bits of the SYN are taken as 0."""
+        return bool(self.settings.tcp_ecn) and syn.flags & (ECE | CWR) == ECE | CWR
 
     def cookie_option_off(self, key: bytes, ack: Segment) -> bool:
         """Whether an option that the cookie agreed to has been switched off (cookie_timestamp_decode)."""
@@ -288,13 +294,14 @@ class ListenSocket:
         if (
             ack.tsval < 0
             or not settings.tcp_timestamps
-            or (settings.tcp_sack and settings.tcp_window_scaling)
+            or (settings.tcp_sack and settings.tcp_window_scaling and settings.tcp_ecn)
         ):
             return False
         agreed = self.cookies.options(key)
         return bool(
             (agreed & SACK and not settings.tcp_sack)
             or (agreed & WINDOW_SCALE and not settings.tcp_window_scaling)
+            or (agreed & ECN and not settings.tcp_ecn and self.profile.cookie_needs_ecn)
         )
 
     def promote(self, request: Request, segment: Segment) -> None:

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backlogtrace.kernel.connection import Child, TimeWait, stamp_order
+from backlogtrace.kernel.connection import Child, TimeWait, recently_challenged, stamp_order
 from backlogtrace.kernel.fastopen import EVERY_SYN, classify
 from backlogtrace.kernel.request import Request, in_window, old_timestamp, rate_limited, wrong_tsecr
 from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq, flag_text, seq_after
@@ -179,6 +179,8 @@ def _stray_ack(listener: ListenSocket, ack: Segment, nothing: str, invalid: str)
     off = listener.cookie_option_off(ack.src + ack.dst, ack)
     settings = listener.settings
     values = f"tcp_sack = {settings.tcp_sack}, tcp_window_scaling = {settings.tcp_window_scaling}"
+    if listener.profile.cookie_needs_ecn:
+        values += f", tcp_ecn = {settings.tcp_ecn}"
     yield Check("an option of the cookie is off by now", values, off, "cookie.option_switched_off")
     yield _accept_queue(listener, "cookie.cookie_accept_queue_full")
     yield Check("otherwise", "the handshake is complete", holds=True, ends="cookie.cookie_valid")
@@ -218,6 +220,8 @@ def _request(request: Request, segment: Segment, listener: ListenSocket) -> Iter
     values = f"seq {_offset(seq, request.rcv_isn)}, window +1 to +{request.rcv_wnd}"
     yield Check("outside the window", values, outside, "request.out_of_window")
 
+    if flags & RST and profile.rst_needs_exact_seq and seq != start and not limited:
+        yield _challenge(listener, segment, "request.challenge_ack_limit")
     if flags & RST and profile.rst_needs_exact_seq:
         values = f"seq {_offset(seq, request.rcv_isn)}, to be +1"
         yield Check("RST that does not hit", values, seq != start, "request.inexact_rst")
@@ -254,10 +258,24 @@ def _child(child: Child, segment: Segment) -> Iterator[Check]:
         yield Check("the client's SYN again", flag_text(flags), bool(flags & SYN), "request.duplicate_syn")
         yield Check("no ACK flag", flag_text(flags), not flags & ACK, "request.no_ack_flag")
         yield Check("otherwise", "the handshake is complete", holds=True, ends="fastopen.fastopen_completed")
+    profile = child.listener.profile
+    if (
+        flags & (SYN | RST) == SYN
+        and profile.established_syn_acked
+        and not recently_challenged(child, segment)
+    ):
+        yield _challenge(child.listener, segment, "connection.challenge_ack_limit")
     yield Check("a SYN", flag_text(flags), flags & (SYN | RST) == SYN, "connection.syn_on_established")
     closing = not flags & RST and (bool(flags & FIN) or child.fin_seq_out is not None)
     yield Check("closing", flag_text(flags), closing, "connection.closing")
     yield Check("otherwise", "the connection's own matter", holds=True, ends="connection.established")
+
+
+def _challenge(listener: ListenSocket, segment: Segment, rule: str) -> Check:
+    """tcp_send_challenge_ack()."""
+    allowed = listener.stack.challenges.allowed(segment.time_ns)
+    values = f"tcp_challenge_ack_limit = {listener.settings.tcp_challenge_ack_limit}"
+    return Check("no more challenge ACKs this second", values, None if allowed is None else not allowed, rule)
 
 
 def _timewait(waiting: TimeWait, segment: Segment) -> Iterator[Check]:

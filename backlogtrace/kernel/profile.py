@@ -85,6 +85,8 @@ class Profile:
     """The counter TCPSynRetrans exists."""
     established_syn_acked: bool = True
     """A SYN for an established connection is answered with a challenge ACK."""
+    challenge_limit_0_is_none: bool = False
+    """tcp_challenge_ack_limit=0 allows no challenge ACKs; else it is no limit."""
     tw_recycle: bool = False
     """tcp_tw_recycle exists: old timestamps of an address are refused for a minute after a TIME_WAIT."""
     tw_recycle_needs_timestamp: bool = True

@@ -180,7 +180,9 @@ def check_req(  # noqa: PLR0911 - kernel order is the content
 
     # a RST that does not hit rcv_nxt is only challenged
     if profile.rst_needs_exact_seq and flags & RST and segment.seq != rcv_nxt:
-        return out.CHALLENGE_LIMITED if _suppressed(request, segment) else out.CHALLENGE
+        if _suppressed(request, segment):
+            return out.CHALLENGE_LIMITED
+        return out.CHALLENGE if listener.stack.challenges_too(segment) else out.CHALLENGE_UNANSWERED
 
     if flags & (RST | SYN):
         listener.remove(request)

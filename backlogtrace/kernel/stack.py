@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.challenge import ChallengeAcks
 from backlogtrace.kernel.connection import (
     Child,
     PeerStamps,
@@ -66,6 +67,7 @@ class Stack:
         """Asked what the wire shows where the given facts leave the answer open."""
         self.synack_of: Callable[[Segment], Segment | None] = lambda _: None
         """Likewise, for the SYN-ACK that answers a SYN."""
+        self.challenges = ChallengeAcks(profile, settings, clock)
         self.peers = PeerStamps(profile.tw_recycle_needs_timestamp)
         self.room: Callable[[ListenSocket, Segment], bool] | None = None
         """Where accept() is not known: asked whether the accept queue is full when a segment comes."""
@@ -78,6 +80,15 @@ class Stack:
     def recycles(self) -> bool:
         """Whether tcp_tw_recycle is at work."""
         return bool(self.settings.tcp_tw_recycle and self.profile.tw_recycle)
+
+    def challenges_too(self, segment: Segment) -> bool:
+        """Whether one more challenge ACK may answer `segment`: where that is not known, the wire tells."""
+        allowed = self.challenges.allowed(segment.time_ns)
+        if allowed is None:
+            allowed = self.witness(segment) == "ack"
+        if allowed:
+            self.challenges.sent(segment.time_ns)
+        return allowed
 
     def open(
         self,

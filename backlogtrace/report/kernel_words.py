@@ -62,6 +62,7 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
     "out_of_window_limited": ("out of window answered", {True: "at a limited rate", False: "every time"}),
     "counts_syn_retrans": ("counter TCPSynRetrans", _YES_NO),
     "established_syn_acked": ("SYN on an established connection", {True: "challenge ACK", False: "ignored"}),
+    "challenge_limit_0_is_none": ("tcp_challenge_ack_limit=0 means", {True: "no ACKs", False: "no limit"}),
     "tw_recycle": ("tcp_tw_recycle", {True: "refuses old timestamps of an address", False: "does not exist"}),
     "backlog_bits": ("backlog and accept queue length have", {16: "16 bits", 32: "32 bits"}),
     "tw_recycle_needs_timestamp": (
