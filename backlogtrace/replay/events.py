@@ -140,6 +140,8 @@ class EventQueue:
         socket = track.socket
         queue = socket.accept_queue if socket is not None else ()
         child = next((c for c in queue if peer is None or c.key.startswith(peer)), None)
+        if child is None and peer is not None and track.group is not None:
+            child = track.group.claim(track, peer)
         if child is None or socket is None:
             name = "a client" if peer is None else endpoint_text(peer)
             self._differs(

@@ -222,6 +222,17 @@ class Group:
                 return [track]
         return []
 
+    def claim(self, track: Track, peer: bytes) -> Child | None:
+        """accept() of a member returned a connection that was taken for another one's: it was at its head."""
+        socket = track.socket
+        unsure = (child for child in self._unsure_children(self.alive) if child.key.startswith(peer))
+        child = next(unsure, None)
+        if child is not None and socket is not None:
+            socket.take(child)
+            socket.accept_queue.rotate(1)
+            self._remember(child.key, track, sure=True)
+        return child
+
     def passed_over(self, child: Child, track: Track) -> None:
         """accept() of a member did not return the child at its head: it is another member's."""
         others = [other for other in self.alive if other is not track]
