@@ -349,6 +349,8 @@ class Replay:
             if row is not None and self.acceptance is not None and self.acceptance.open:
                 row.certainty = "undecided"
                 row.rivals = tuple(dict.fromkeys((*row.rivals, *self.acceptance.rivals)))
+        if row is None and track.group is not None:
+            track.group.lengths(key, outcome, (accept, accept), (syn_low, syn_high))
         if outcome.reply is not None and segment.frame not in self._lost:
             expectation = Expectation(key, track, outcome.reply, self.now)
             expectation.cause = segment.frame

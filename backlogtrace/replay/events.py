@@ -129,10 +129,17 @@ class EventQueue:
         elif socket is not None and socket.listening:
             if track.group is not None:
                 track.group.closes(track, when)
+            waiting = len(socket.accept_queue)
             victims = socket.close()
+            moved = waiting if socket.leaves_heirs and any(mate.listening for mate in socket.mates) else 0
             if track.group is not None:
                 track.group.changed()
-            self._journal.event(track, when, "closed", None, f"{len(victims)} connections reset")
+            text = (
+                f"{moved} connections moved to another socket"
+                if moved
+                else f"{len(victims)} connections reset"
+            )
+            self._journal.event(track, when, "closed", None, text)
             self._expect_resets(track, victims, when)
 
     def _accept_given(self, track: Track, peer: bytes | None, when: int) -> None:

@@ -23,6 +23,7 @@ from backlogtrace.segment import ACK, SYN
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.listener import ListenSocket
+    from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.replay.host import HostEvent
     from backlogtrace.replay.lookahead import Lookahead
     from backlogtrace.replay.rows import EventRow, PacketRow
@@ -286,13 +287,20 @@ class Group:
 
     def qualify(self, row: PacketRow, key: bytes) -> None:
         """Put what is not known of the members into a row."""
-        row.accept_queue, row.syn_queue = self.intervals(key, row.accept_queue, row.syn_queue)
-        if row.outcome.reason in _FULL:
-            row.accept_queue = row.accept_queue[1], row.accept_queue[1]
-        self.peaks = _higher(self.peaks[0], row.accept_queue), _higher(self.peaks[1], row.syn_queue)
+        row.accept_queue, row.syn_queue = self.lengths(key, row.outcome, row.accept_queue, row.syn_queue)
         if self._open and row.resolved_by is None:
             row.certainty = "undecided"
             row.rivals = (*row.rivals, "other_listener")
+
+    def lengths(
+        self, key: bytes, outcome: Outcome, accept: Interval, syn: Interval
+    ) -> tuple[Interval, Interval]:
+        """Accept queue and SYN queue after a packet; the highest are remembered."""
+        accept, syn = self.intervals(key, accept, syn)
+        if outcome.reason in _FULL:
+            accept = accept[1], accept[1]
+        self.peaks = _higher(self.peaks[0], accept), _higher(self.peaks[1], syn)
+        return accept, syn
 
     def qualify_event(self, row: EventRow, key: bytes | None) -> None:
         """Likewise for an event."""

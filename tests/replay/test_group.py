@@ -179,7 +179,9 @@ def test_connections_of_a_closed_socket_are_the_last_ones_now() -> None:
     wire.handshake(3, 300)
     result = replay(wire, migrating(4, 4, closed=0))
     assert not result.mismatches
-    assert [event.detail for event in result.events if event.event == "closed"] == ["0 connections reset"]
+    assert [event.detail for event in result.events if event.event == "closed"] == [
+        "1 connections moved to another socket"
+    ]
     assert last(result) == ("established", "certain", (3, 3), (0, 0))
 
 
