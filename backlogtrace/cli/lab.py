@@ -159,11 +159,14 @@ def _findings() -> _Findings:
 
 def _draw(count: int, seed: int, families: tuple[str, ...], seconds: float) -> list[Scenario]:
     from backlogtrace.lab.families import make
-    from backlogtrace.lab.netns import has_ipv6
+    from backlogtrace.lab.netns import has_ipv6, has_sysctl
 
     if not has_ipv6():
         families = tuple(family for family in families if family != "ipv6")
         click.echo("no IPv6 on this machine: family ipv6 is left out", err=True)
+    if not has_sysctl("net.ipv4.tcp_migrate_req"):
+        families = tuple(family for family in families if family != "migrating")
+        click.echo("no tcp_migrate_req on this machine: family migrating is left out", err=True)
     if not families:
         return []
     return [make(families[n % len(families)], seed + n // len(families), seconds) for n in range(count)]

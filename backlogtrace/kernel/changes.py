@@ -181,6 +181,15 @@ WRONG_ACK_TRIED: Final = Change(
     commit="079096f103fa",
     subject="tcp/dccp: install syn_recv requests into ehash table",
 )
+COOKIE_ECN_FORGIVEN: Final = Change(
+    field="cookie_needs_ecn",
+    after=False,
+    summary="a SYN cookie that agreed to ECN is still taken after tcp_ecn was set to 0",
+    since="v3.19",
+    functions=("cookie_check_timestamp", "cookie_timestamp_decode"),
+    subject="net: allow setting ecn via routing table",
+    backports=(_EL7,),
+)
 COOKIE_WINDOW: Final = Change(
     field="cookie_window_s",
     after=120,
@@ -345,6 +354,35 @@ FASTOPEN_DATALESS: Final = Change(
     commit="e3faa49bcecd",
     subject="tcp: enable data-less, empty-cookie SYN with TFO_SERVER_COOKIE_NOT_REQD",
     backports=("v5.14.6", "v5.10.67"),
+)
+REQUESTS_MIGRATE: Final = Change(
+    field="migrates_requests",
+    after=True,
+    summary="tcp_migrate_req exists: what a closed SO_REUSEPORT socket had moves to another one",
+    since="v5.14",
+    functions=("inet_csk_listen_stop", "reqsk_timer_handler", "tcp_v4_rcv", "reuseport_migrate_sock"),
+    commit="54b92e841937",
+    subject="tcp: Migrate TCP_ESTABLISHED/TCP_SYN_RECV sockets in accept queues.",
+    evidence="measured",
+)
+CHALLENGE_UNLIMITED: Final = Change(
+    field="defaults",
+    after={"net.ipv4.tcp_challenge_ack_limit": 2**31 - 1},
+    summary="tcp_challenge_ack_limit is per namespace, and off by default",
+    since="v6.1",
+    functions=("tcp_send_challenge_ack",),
+    commit="79e3602caa6f",
+    subject="tcp: make global challenge ack rate limitation per net-ns and default disabled",
+)
+CHALLENGE_ZERO: Final = Change(
+    field="challenge_limit_0_is_none",
+    after=False,
+    summary="tcp_challenge_ack_limit=0 no longer stops challenge ACKs: it is no limit at all",
+    since="v6.2",
+    functions=("tcp_send_challenge_ack", "get_random_u32_inclusive"),
+    commit="e8a533cbeb79",
+    subject="treewide: use get_random_u32_inclusive() when possible",
+    evidence="measured",
 )
 TIMEWAIT_SYN_EXEMPT: Final = Change(
     field="timewait_syn_is_plain",

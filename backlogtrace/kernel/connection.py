@@ -116,15 +116,15 @@ def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
         else:  # challenged or ignored, or data not seen lies between: what follows will tell
             child.doubtful = True
             child.plain = False
+            stack.challenges.may_be_sent(segment.time_ns)
         return out.PASSED
     if flags & SYN:
         if not stack.profile.established_syn_acked:
             return out.CHILD_SYN_SILENT
-        now = segment.time_ns
-        if child.last_challenge is not None and now - child.last_challenge < _CHALLENGE_NS:
+        if recently_challenged(child, segment):
             return out.CHILD_SYN_LIMITED
-        child.last_challenge = now
-        return out.CHILD_SYN
+        child.last_challenge = segment.time_ns
+        return out.CHILD_SYN if stack.challenges_too(segment) else out.CHILD_SYN_UNANSWERED
     if segment.tsval >= 0:
         child.ts_recent = segment.tsval
     if flags & FIN and child.fin_seq_in is None:
@@ -132,6 +132,11 @@ def child_receive(stack: Stack, child: Child, segment: Segment) -> Outcome:
         child.server_closed_first = child.fin_seq_out is not None
     _finish(stack, child, segment)
     return out.PASSED_CLOSE
+
+
+def recently_challenged(child: Child, segment: Segment) -> bool:
+    """tcp_oow_rate_limited() of a connection."""
+    return child.last_challenge is not None and segment.time_ns - child.last_challenge < _CHALLENGE_NS
 
 
 def child_sent(stack: Stack, child: Child, segment: Segment) -> None:
@@ -182,8 +187,10 @@ def closed(stack: Stack, child: Child, item: Handshake, now_ns: int) -> None:
 def outlived(stack: Stack, child: Child, segment: Segment) -> bool:
     """Whether a connection that may be over is still there when `segment` arrives: ask the wire."""
     answer = stack.witness(segment)
-    if answer is None and (segment.flags & RST or not segment.flags & (SYN | ACK)):
-        return True  # nobody ever answers that: the doubt stays
+    limited = recently_challenged(child, segment) or not stack.challenges.allowed(segment.time_ns)
+    unanswered = segment.flags & RST or not segment.flags & (SYN | ACK) or (segment.flags & SYN and limited)
+    if answer is None and unanswered:
+        return True  # no answer is what it gets anyway: the doubt stays
     alive = answer == "ack" or (answer is None and not segment.flags & SYN)
     if alive:
         child.doubtful = False

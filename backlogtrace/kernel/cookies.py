@@ -24,8 +24,8 @@ _MINUTE_NS = 60 * _NS
 _MEMORY_NS = 240_000_000_000  # no kernel accepts an older cookie
 _MASK = 0xFFFFFFFF
 _UNKNOWN = 1 << 32  # flag above the 32 bits of an ISN that was not seen
-_OPTIONS, _TIME = 68, 70  # bits below the options, below the time
-SACK, WINDOW_SCALE = 1, 2
+_OPTIONS, _TIME = 68, 71  # bits below the options, below the time
+SACK, WINDOW_SCALE, ECN = 1, 2, 4
 """Options that the timestamp of a cookie's SYN-ACK keeps for its ACK."""
 
 
@@ -51,7 +51,7 @@ class SentCookies:
 class CookieJar:
     """Cookies one listener sent among those of its host, and its memory of the last overflow.
 
-    A cookie is packed into one int (a flood sends a million of them): time_ns, options (2 bits), MSS
+    A cookie is packed into one int (a flood sends a million of them): time_ns, options (3 bits), MSS
     index (3 bits), client ISN (32 bits), cookie (33 bits, the top one set while it has not been seen).
     """
 
@@ -70,13 +70,13 @@ class CookieJar:
         self._stamp_ns: int | None = None
 
     def send(self, key: bytes, syn: Segment, options: int = 0) -> None:
-        """A SYN was answered with a cookie, whose timestamp keeps `options` (SACK, WINDOW_SCALE)."""
+        """A SYN was answered with a cookie, whose timestamp keeps `options` (SACK, ...)."""
         now = syn.time_ns
         kind = (syn.mss, len(syn.src))
         index = self._mss.get(kind)
         if index is None:
             index = self._mss[kind] = mss_index(self._profile, syn.mss, ipv6=len(syn.src) > 6)  # noqa: PLR2004 - bytes of an IPv4 endpoint
-        self._sent[key] = (((now << 5 | options << 3 | index) << 32 | syn.seq) << 33) | _UNKNOWN
+        self._sent[key] = (((now << 6 | options << 3 | index) << 32 | syn.seq) << 33) | _UNKNOWN
         self._order.append(key)
         if now > self._host.kept_until:
             self._forget(now)
@@ -120,8 +120,8 @@ class CookieJar:
         return since & _MASK <= (self._profile.cookie_window_s + 1) * clock.hz
 
     def options(self, key: bytes) -> int:
-        """What the timestamp of a cookie that was sent keeps: SACK, WINDOW_SCALE or both."""
-        return self._sent.get(key, 0) >> _OPTIONS & (SACK | WINDOW_SCALE)
+        """What the timestamp of a cookie that was sent keeps: SACK, WINDOW_SCALE, ECN."""
+        return self._sent.get(key, 0) >> _OPTIONS & (SACK | WINDOW_SCALE | ECN)
 
     def verify(self, key: bytes, ack: Segment) -> Literal["valid", "expired", "invalid", "unclear"]:
         """What check_tcp_syn_cookie says of an ACK; unclear where the cookie minute is not known."""

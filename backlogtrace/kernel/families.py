@@ -44,7 +44,7 @@ _COOKIES_3_13 = (changes.SYNCOOKIES_2, changes.COOKIE_MSS_V4, changes.COOKIE_MSS
 _SEGMENTS_4_0 = (
     changes.SYN_RETRANS, changes.FASTOPEN_CHILDREN_COUNTED, changes.FASTOPEN_NO_FLAG_1000,
     changes.SYN_CHALLENGED, changes.TW_RECYCLE_TIMESTAMPS,
-    changes.DUPLICATE_SYN_LIMITED, changes.TIMEWAIT_ACKS_LIMITED,
+    changes.DUPLICATE_SYN_LIMITED, changes.TIMEWAIT_ACKS_LIMITED, changes.COOKIE_ECN_FORGIVEN,
 )  # fmt: skip
 
 V3_10: Final = Profile(
@@ -70,10 +70,12 @@ V3_10: Final = Profile(
     out_of_window_limited=False,
     counts_syn_retrans=False,
     established_syn_acked=False,
+    challenge_limit_0_is_none=True,
     tw_recycle=True,
     tw_recycle_needs_timestamp=False,
     timewait_acks_limited=False,
     timewait_syn_is_plain=False,
+    cookie_needs_ecn=True,
     fastopen_option_34=False,
     fastopen_counts_every_syn=True,
     fastopen_flag_1000=True,
@@ -113,14 +115,22 @@ _5_10 = _series(
     "5.10", _5_4[1][1], "Debian 11, v5.10.262",
     (0, []), (67, [changes.FASTOPEN_DATALESS]), (234, [_SPARE]), (235, [_TSVAL]),
 )  # fmt: skip
-_5_15 = _series("5.15", _5_10[1][1], "v5.15.135", (0, []), (177, [_SPARE]), (179, [_TSVAL]), proved=0)
+_5_15 = _series(
+    "5.15", _5_10[1][1], "v5.15.135",
+    (0, [changes.REQUESTS_MIGRATE]), (177, [_SPARE]), (179, [_TSVAL]), proved=0,
+)  # fmt: skip
 _6_1 = _series(
-    "6.1", _5_15[0][1], "Debian 12, v6.1.192", (0, []), (125, [_SPARE]), (130, [_TSVAL]), (191, _SPRING_2026)
-)
-_6_6 = _series("6.6", _6_1[0][1], "v6.6.153", (0, []), (72, [_SPARE]), (81, [_TSVAL]), (153, _SPRING_2026))
+    "6.1", _5_15[0][1], "Debian 12, v6.1.192",
+    (0, [changes.CHALLENGE_UNLIMITED]), (125, [_SPARE]), (130, [_TSVAL]), (191, _SPRING_2026),
+)  # fmt: skip
+_6_6 = _series(
+    "6.6", _6_1[0][1], "v6.6.153",
+    (0, [changes.CHALLENGE_ZERO]), (72, [_SPARE]), (81, [_TSVAL]), (153, _SPRING_2026),
+)  # fmt: skip
 _6_12 = _series(
     "6.12", _6_6[0][1], "Debian 13, v6.12.117",
-    (0, [changes.TIMEWAIT_SYN_EXEMPT]), (10, [_SPARE]), (18, [_TSVAL]), (105, _SPRING_2026),
+    (0, [changes.TIMEWAIT_SYN_EXEMPT]), (10, [_SPARE]), (18, [_TSVAL]),
+    (105, _SPRING_2026),
 )  # fmt: skip
 _6_18 = _series(
     "6.18", _6_12[2][1], "v6.18.44", (0, [changes.TSECR_CHECK, changes.RTO_MAX]), (42, _SPRING_2026)
@@ -150,7 +160,8 @@ MAINLINE: Final[tuple[tuple[tuple[int, int], Profile], ...]] = (
     ((5, 5), _5_4[1][1]),
     ((5, 10), _5_10[0][1]),
     ((5, 14), _5_15[0][1]),
-    ((5, 18), _6_1[0][1]),
+    ((6, 1), _6_1[0][1]),
+    ((6, 2), _6_6[0][1]),
     ((6, 10), _6_12[0][1]),
     ((6, 13), _6_12[1][1]),
     ((6, 14), _6_12[2][1]),

@@ -128,6 +128,16 @@ def leave_syn_recv(child: Child) -> None:
         child.listener.fastopen.pending -= 1
 
 
+def give_up_place(child: Child, before: FastOpenQueue, after: FastOpenQueue, *, charged: bool) -> None:
+    """A child moves to another listener, and to its queue if it is in SYN_RECV."""
+    if child.fastopen is not None:
+        before.qlen -= 1
+        after.qlen += charged
+    if child.half_open or (child.fastopen is not None and child.fin_seq_out is None):
+        before.pending -= 1
+        after.pending += 1
+
+
 def release(child: Child, request: Request) -> None:
     """The handshake of a Fast Open child is over, one way or the other (reqsk_fastopen_remove)."""
     request.timer = 0

@@ -8,12 +8,20 @@ SYN queue is full at qlen >= backlog, or > backlog on newer kernels. Kernels wit
 listener (`syn_table`) raise that limit to the next power of two, once, at the first listen().
 Both tests are written as `length >= capacity`, and both capacities are set in `listen()` alone.
 
+A closed socket hands what it has to another one of its SO_REUSEPORT group where tcp_migrate_req is
+set: connections at once, a request when its timer fires or a segment comes for it. The kernel counts a
+request that such a segment ends (RST, SYN) at the new socket, which never had it: its `qlen` goes
+below 0, and as an unsigned number that is a full SYN queue. `miscounted` keeps what was counted wrongly.
+
 Not modelled: routing, memory and security failures, sockets filters, MD5/AO, multicast addresses,
-the per-peer "proven" mark of the tcp_syncookies=0 reserve.
+the per-peer "proven" mark of the tcp_syncookies=0 reserve, that 6.12.104 charges the new socket's Fast
+Open queue for a connection that moves.
 
 Sources: net/ipv4/tcp_input.c (tcp_conn_request, tcp_rcv_state_process), net/ipv4/tcp_ipv4.c
 (tcp_v4_syn_recv_sock), net/ipv4/syncookies.c (cookie_v4_check), net/ipv4/inet_connection_sock.c
-(inet_csk_listen_start, inet_csk_reqsk_queue_add, reqsk_timer_handler), net/socket.c (__sys_listen).
+(inet_csk_listen_start, inet_csk_reqsk_queue_add, reqsk_timer_handler, inet_csk_listen_stop),
+net/core/sock_reuseport.c (reuseport_stop_listen_sock, reuseport_migrate_sock), net/socket.c
+(__sys_listen).
 """
 
 from __future__ import annotations
@@ -23,18 +31,19 @@ from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, die
-from backlogtrace.kernel.cookies import SACK, WINDOW_SCALE, CookieJar
+from backlogtrace.kernel.cookies import ECN, SACK, WINDOW_SCALE, CookieJar
 from backlogtrace.kernel.fastopen import (
     ALL_LISTENERS,
     EVERY_SYN,
     SERVER,
     FastOpenQueue,
     classify,
+    give_up_place,
     leave_syn_recv,
     release,
 )
 from backlogtrace.kernel.request import Request
-from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq
+from backlogtrace.segment import ACK, CWR, ECE, FIN, RST, SYN, end_seq
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.outcome import Outcome
@@ -62,7 +71,10 @@ class ListenSocket:
         "defer_accept",
         "expiring",
         "fastopen",
+        "leaves_heirs",
         "listening",
+        "mates",
+        "miscounted",
         "profile",
         "qlen",
         "settings",
@@ -95,6 +107,12 @@ class ListenSocket:
         self.cookies = CookieJar(stack.profile, stack.clock, stack.cookies)
         self.fastopen = FastOpenQueue()
         self.listening = True
+        self.leaves_heirs = False
+        """Closed, but still known to its group: what it had can move to another member."""
+        self.mates = [self]
+        """The sockets of its SO_REUSEPORT group, closed ones too."""
+        self.miscounted = 0
+        """By how much `qlen` is more than the requests there are."""
         self.syn_capacity = 0
         self.listen(backlog)
         flags = self.settings.tcp_fastopen
@@ -120,9 +138,14 @@ class ListenSocket:
             self.syn_capacity = 1 << wanted.bit_length()
 
     @property
+    def requests(self) -> int:
+        """How many requests there are, which is `qlen` unless the kernel miscounts."""
+        return self.qlen - self.miscounted
+
+    @property
     def syn_length(self) -> int:
         """Sockets in SYN_RECV: requests, and Fast Open children whose handshake is not complete."""
-        return self.qlen + self.fastopen.pending
+        return self.qlen - self.miscounted + self.fastopen.pending
 
     def accept_queue_full(self) -> bool:
         """sk_acceptq_is_full()."""
@@ -151,7 +174,7 @@ class ListenSocket:
         cookie = False
 
         # SYN queue full
-        full = self.qlen >= self.syn_capacity
+        full = not 0 <= self.qlen < self.syn_capacity
         plain = not timewait or profile.timewait_syn_is_plain
         if (full or syncookies == 2) and plain:  # noqa: PLR2004 - tcp_syncookies=2: always
             if not syncookies:
@@ -159,7 +182,7 @@ class ListenSocket:
             cookie = True
 
         # accept queue full
-        if self.young > profile.full_queue_admits_young and self.refuses(syn):
+        if not 0 <= self.young <= profile.full_queue_admits_young and self.refuses(syn):
             return out.DROP_BOTH_FULL if cookie else out.DROP_ACCEPT_QUEUE
 
         if cookie:
@@ -203,7 +226,7 @@ class ListenSocket:
 
     def syn_queue_refuses(self, qlen: int) -> bool:
         """Whether a SYN would not be queued for the length of the SYN queue alone."""
-        return self._reserved(qlen) or qlen >= self.syn_capacity
+        return self._reserved(qlen) or not 0 <= qlen < self.syn_capacity
 
     def _reserved(self, qlen: int) -> bool:
         """Without cookies the last quarter of tcp_max_syn_backlog is kept for proven peers."""
@@ -256,8 +279,14 @@ class ListenSocket:
         settings = self.settings
         if not settings.tcp_timestamps:
             return 0
-        sack = SACK if syn.sack_ok and settings.tcp_sack else 0
-        return sack | (WINDOW_SCALE if syn.wscale >= 0 and settings.tcp_window_scaling else 0)
+        kept = SACK if syn.sack_ok and settings.tcp_sack else 0
+        if self.accepts_ecn(syn):
+            kept |= ECN
+        return kept | (WINDOW_SCALE if syn.wscale >= 0 and settings.tcp_window_scaling else 0)
+
+    def accepts_ecn(self, syn: Segment) -> bool:
+        """Whether the SYN-ACK says ECE (tcp_ecn_create_request); IP's ECN bits of the SYN are taken as 0."""
+        return bool(self.settings.tcp_ecn) and syn.flags & (ECE | CWR) == ECE | CWR
 
     def cookie_option_off(self, key: bytes, ack: Segment) -> bool:
         """Whether an option that the cookie agreed to has been switched off (cookie_timestamp_decode)."""
@@ -265,18 +294,19 @@ class ListenSocket:
         if (
             ack.tsval < 0
             or not settings.tcp_timestamps
-            or (settings.tcp_sack and settings.tcp_window_scaling)
+            or (settings.tcp_sack and settings.tcp_window_scaling and settings.tcp_ecn)
         ):
             return False
         agreed = self.cookies.options(key)
         return bool(
             (agreed & SACK and not settings.tcp_sack)
             or (agreed & WINDOW_SCALE and not settings.tcp_window_scaling)
+            or (agreed & ECN and not settings.tcp_ecn and self.profile.cookie_needs_ecn)
         )
 
     def promote(self, request: Request, segment: Segment) -> None:
         """The request becomes a child at the tail of the accept queue."""
-        self._forget(request)
+        request.listener.forget(request)
         child = self._add_child(request.key, segment)
         if segment.flags & SYN and self.profile.established_syn_acked:
             child.half_open = True
@@ -305,30 +335,31 @@ class ListenSocket:
         self.stack.timers.arm(request, syn.time_ns, 1)
 
     def remove(self, request: Request) -> None:
-        """The request is gone without a child, or with one that Fast Open had made."""
+        """The request is gone without a child, or with one that Fast Open had made.
+
+        It is counted at this socket, also while it still belongs to a closed one of its group.
+        """
         if request.child is not None:
             release(request.child, request)
             die(self.stack, request.child)
             return
-        self._forget(request)
+        self.forget(request)
         del self.stack.ehash[request.key]
 
-    def _forget(self, request: Request) -> None:
+    def forget(self, request: Request) -> None:
+        """The request leaves the SYN queue (inet_csk_reqsk_queue_drop)."""
         request.timer = 0
         self.qlen -= 1
         if request.num_timeout == 0:
             self.young -= 1
-        self.settle(request)
-
-    def settle(self, request: Request) -> None:
-        """It is no longer open whether the request's timer has ended it."""
-        if request.expiring:
-            request.expiring = False
-            self.expiring -= 1
+        if request.listener is not self:
+            self.miscounted -= 1
+            request.listener.miscounted += 1
+        settle(request)
 
     def rearm(self, request: Request, now_ns: int) -> None:
         """A duplicate SYN was answered: the timer starts its current interval anew."""
-        self.settle(request)
+        settle(request)
         self.stack.timers.arm(request, now_ns, self.interval(request.num_timeout))
 
     def interval(self, num_timeout: int) -> int:
@@ -362,7 +393,7 @@ class ListenSocket:
         """The SYN queue is more than half full."""
         if self.profile.syn_table:
             return 2 * self.qlen >= self.syn_capacity
-        return 2 * self.qlen > max(_MIN_PRESSURE, self.backlog)
+        return 2 * self.qlen > max(_MIN_PRESSURE, self.backlog) or self.qlen < 0
 
     def timer_fired(self, request: Request, now_ns: int, *, expire: bool, send: bool) -> None:
         """Carry out what the timer decided."""
@@ -412,10 +443,15 @@ class ListenSocket:
         Requests stay in the hash until their timer or a segment finds the listener gone.
         """
         self.listening = False
+        self.leaves_heirs = self.migrates
         if self.profile.requests_die_with_listener:
             for entry in list(self.stack.ehash.values()):
                 if isinstance(entry, Request) and entry.listener is self:
                     self.remove(entry)
+        for child in list(self.accept_queue):
+            heir = self.heir(child)
+            if heir is not None:
+                heir.take(child, charged=False)
         victims = [child for child in self.accept_queue if not child.dead]
         self.accept_queue.clear()
         for child in victims:
@@ -426,6 +462,55 @@ class ListenSocket:
             if self.stack.ehash.get(child.key) is child:
                 del self.stack.ehash[child.key]
         return victims
+
+    @property
+    def migrates(self) -> bool:
+        """Whether what it has would move to another socket of its group if it were closed now."""
+        return self.profile.migrates_requests and bool(self.settings.tcp_migrate_req)
+
+    def heir(self, pending: Request | Child) -> ListenSocket | None:
+        """Who gets what this closed socket has (reuseport_migrate_sock); None: nobody."""
+        if not self.leaves_heirs or not self.settings.tcp_migrate_req:
+            return None
+        members = [mate for mate in self.mates if mate.listening]
+        return self.stack.heir(pending, members) if members else None
+
+    def take(self, pending: Request | Child, *, charged: bool = True) -> None:
+        """What another socket had belongs to this one now, whether there is room or not.
+
+        `charged`: a Fast Open child takes a place in this socket's Fast Open queue.
+        """
+        before = pending.listener
+        if isinstance(pending, Child):
+            before.accept_queue.remove(pending)
+            self.accept_queue.append(pending)
+            give_up_place(pending, before.fastopen, self.fastopen, charged=charged)
+            if pending.fastopen is not None:
+                pending.fastopen.listener = self
+        else:
+            settle(pending)
+            for listener, step in ((before, -1), (self, 1)):
+                listener.qlen += step
+                listener.young += step * (pending.num_timeout == 0)
+        pending.listener = self
+
+
+def settle(request: Request) -> None:
+    """It is no longer open whether the request's timer has ended it."""
+    if request.expiring:
+        request.expiring = False
+        request.listener.expiring -= 1
+
+
+def at_timer(request: Request) -> ListenSocket | None:
+    """Whose request it is when its timer fires: a closed socket's moves; None: nobody's."""
+    listener = request.listener
+    if listener.listening or request.child is not None:
+        return listener
+    heir = listener.heir(request)
+    if heir is not None:
+        heir.take(request)
+    return heir
 
 
 def defer_accept_retries(seconds: int) -> int:

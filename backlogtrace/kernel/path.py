@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backlogtrace.kernel.connection import Child, TimeWait, stamp_order
+from backlogtrace.kernel.connection import Child, TimeWait, recently_challenged, stamp_order
 from backlogtrace.kernel.fastopen import EVERY_SYN, classify
 from backlogtrace.kernel.request import Request, in_window, old_timestamp, rate_limited, wrong_tsecr
 from backlogtrace.segment import ACK, FIN, RST, SYN, end_seq, flag_text, seq_after
@@ -77,10 +77,14 @@ def _checks(stack: Stack, segment: Segment) -> Iterator[Check]:
     if type(entry) is Child:
         yield from _child(entry, segment)
         return
-    if type(entry) is Request and entry.listener.listening:
-        yield Check("a request of these addresses and ports", f"since frame {entry.frame}", holds=True)
-        yield from _request(entry, segment)
-        return
+    if type(entry) is Request:
+        heir = entry.listener if entry.listener.listening else entry.listener.heir(entry)
+        if heir is not None:
+            moved = "" if heir is entry.listener else "; its listener is closed, another one stands in"
+            values = f"since frame {entry.frame}{moved}"
+            yield Check("a request of these addresses and ports", values, holds=True)
+            yield from _request(entry, segment, heir)
+            return
     reused = False
     if type(entry) is TimeWait and segment.time_ns < entry.until:
         yield Check("a connection of these addresses and ports", "in TIME_WAIT", holds=True)
@@ -115,7 +119,7 @@ def _syn(listener: ListenSocket, syn: Segment, *, timewait: bool = False) -> Ite
     if profile.syncookies_2_is_1:
         cookies = min(cookies, 1)
     plain = not timewait or profile.timewait_syn_is_plain
-    full = plain and listener.qlen >= listener.syn_capacity
+    full = plain and not 0 <= listener.qlen < listener.syn_capacity
     lost = "listen.syn_queue_full" if not cookies else ""
     yield Check("SYN queue full", _fits(listener.qlen, "requests", listener.syn_capacity), full, lost)
     always = plain and cookies == _ALWAYS
@@ -180,14 +184,16 @@ def _stray_ack(listener: ListenSocket, ack: Segment, nothing: str, invalid: str)
     off = listener.cookie_option_off(ack.src + ack.dst, ack)
     settings = listener.settings
     values = f"tcp_sack = {settings.tcp_sack}, tcp_window_scaling = {settings.tcp_window_scaling}"
+    if listener.profile.cookie_needs_ecn:
+        values += f", tcp_ecn = {settings.tcp_ecn}"
     yield Check("an option of the cookie is off by now", values, off, "cookie.option_switched_off")
     yield _accept_queue(listener, "cookie.cookie_accept_queue_full")
     yield Check("otherwise", "the handshake is complete", holds=True, ends="cookie.cookie_valid")
 
 
-def _request(request: Request, segment: Segment) -> Iterator[Check]:
+def _request(request: Request, segment: Segment, listener: ListenSocket) -> Iterator[Check]:
     """check_req()."""
-    listener, profile = request.listener, request.listener.profile
+    profile = listener.profile
     flags = segment.flags & (RST | SYN | ACK)
     seq, start = segment.seq, (request.rcv_isn + 1) & _MASK
     old = old_timestamp(request, segment)
@@ -219,6 +225,8 @@ def _request(request: Request, segment: Segment) -> Iterator[Check]:
     values = f"seq {_offset(seq, request.rcv_isn)}, window +1 to +{request.rcv_wnd}"
     yield Check("outside the window", values, outside, "request.out_of_window")
 
+    if flags & RST and profile.rst_needs_exact_seq and seq != start and not limited:
+        yield _challenge(listener, segment, "request.challenge_ack_limit")
     if flags & RST and profile.rst_needs_exact_seq:
         values = f"seq {_offset(seq, request.rcv_isn)}, to be +1"
         yield Check("RST that does not hit", values, seq != start, "request.inexact_rst")
@@ -255,10 +263,24 @@ def _child(child: Child, segment: Segment) -> Iterator[Check]:
         yield Check("the client's SYN again", flag_text(flags), bool(flags & SYN), "request.duplicate_syn")
         yield Check("no ACK flag", flag_text(flags), not flags & ACK, "request.no_ack_flag")
         yield Check("otherwise", "the handshake is complete", holds=True, ends="fastopen.fastopen_completed")
+    profile = child.listener.profile
+    if (
+        flags & (SYN | RST) == SYN
+        and profile.established_syn_acked
+        and not recently_challenged(child, segment)
+    ):
+        yield _challenge(child.listener, segment, "connection.challenge_ack_limit")
     yield Check("a SYN", flag_text(flags), flags & (SYN | RST) == SYN, "connection.syn_on_established")
     closing = not flags & RST and (bool(flags & FIN) or child.fin_seq_out is not None)
     yield Check("closing", flag_text(flags), closing, "connection.closing")
     yield Check("otherwise", "the connection's own matter", holds=True, ends="connection.established")
+
+
+def _challenge(listener: ListenSocket, segment: Segment, rule: str) -> Check:
+    """tcp_send_challenge_ack()."""
+    allowed = listener.stack.challenges.allowed(segment.time_ns)
+    values = f"tcp_challenge_ack_limit = {listener.settings.tcp_challenge_ack_limit}"
+    return Check("no more challenge ACKs this second", values, None if allowed is None else not allowed, rule)
 
 
 def _timewait(waiting: TimeWait, segment: Segment) -> Iterator[Check]:

@@ -85,6 +85,8 @@ class Profile:
     """The counter TCPSynRetrans exists."""
     established_syn_acked: bool = True
     """A SYN for an established connection is answered with a challenge ACK."""
+    challenge_limit_0_is_none: bool = False
+    """tcp_challenge_ack_limit=0 allows no challenge ACKs; else it is no limit."""
     tw_recycle: bool = False
     """tcp_tw_recycle exists: old timestamps of an address are refused for a minute after a TIME_WAIT."""
     tw_recycle_needs_timestamp: bool = True
@@ -111,6 +113,10 @@ class Profile:
     """Fast Open without cookie also for a SYN that carries the option but no data."""
     timewait_syn_is_plain: bool = True
     """A SYN that reuses a TIME_WAIT 4-tuple passes the SYN-queue and cookie tests like any other."""
+    migrates_requests: bool = False
+    """tcp_migrate_req exists: what a closed socket had moves to another one of its SO_REUSEPORT group."""
+    cookie_needs_ecn: bool = False
+    """A cookie that agreed to ECN is refused while tcp_ecn is 0."""
     tsval_clock: Literal["jiffies", "ms"] = "ms"
     """Unit of the timestamps that the kernel sends."""
     tsval_offset: Literal["none", "mixed", "host", "connection"] = "connection"

@@ -124,9 +124,14 @@ def wrong_tsecr(request: Request, segment: Segment) -> bool:
     return seq_after(first, segment.tsecr) or seq_after(segment.tsecr, last)
 
 
-def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: PLR0911 - kernel order is the content
-    """What a segment does to the request it belongs to (tcp_check_req)."""
-    listener = request.listener
+def check_req(  # noqa: PLR0911 - kernel order is the content
+    request: Request, segment: Segment, heir: ListenSocket | None = None
+) -> Outcome:
+    """What a segment does to the request it belongs to (tcp_check_req).
+
+    `heir`: the socket that stands in for its listener, which is closed.
+    """
+    listener = heir or request.listener
     profile = listener.profile
     flags = segment.flags & (RST | SYN | ACK)
     paws = old_timestamp(request, segment)
@@ -175,7 +180,9 @@ def check_req(request: Request, segment: Segment) -> Outcome:  # noqa: PLR0911 -
 
     # a RST that does not hit rcv_nxt is only challenged
     if profile.rst_needs_exact_seq and flags & RST and segment.seq != rcv_nxt:
-        return out.CHALLENGE_LIMITED if _suppressed(request, segment) else out.CHALLENGE
+        if _suppressed(request, segment):
+            return out.CHALLENGE_LIMITED
+        return out.CHALLENGE if listener.stack.challenges_too(segment) else out.CHALLENGE_UNANSWERED
 
     if flags & (RST | SYN):
         listener.remove(request)

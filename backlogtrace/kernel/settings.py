@@ -22,6 +22,9 @@ DEFAULTS: dict[str, int] = {
     "net.ipv4.tcp_rto_max_ms": 120_000,
     "net.ipv4.tcp_tw_recycle": 0,
     "net.ipv4.tcp_rfc1337": 0,
+    "net.ipv4.tcp_migrate_req": 0,
+    "net.ipv4.tcp_challenge_ack_limit": 1000,
+    "net.ipv4.tcp_ecn": 2,
 }
 
 
@@ -42,6 +45,9 @@ class Settings:
     tcp_rto_max_ms: int
     tcp_tw_recycle: int
     tcp_rfc1337: int
+    tcp_migrate_req: int
+    tcp_challenge_ack_limit: int
+    tcp_ecn: int
 
     def set(self, name: str, value: int) -> None:
         """Set by full name; names that the listen path does not read are ignored."""

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
+from backlogtrace.kernel.challenge import ChallengeAcks
 from backlogtrace.kernel.connection import (
     Child,
     PeerStamps,
@@ -58,10 +59,15 @@ class Stack:
         """All sockets of an address and port that had more than one (SO_REUSEPORT, or one after another)."""
         self.member: Callable[[Segment, list[ListenSocket]], ListenSocket] = lambda _, members: members[0]
         """Asked which of several listening sockets gets a segment: a keyed hash of its 4-tuple decides."""
+        self.heir: Callable[[Request | Child, list[ListenSocket]], ListenSocket] = lambda _, members: members[
+            0
+        ]
+        """Asked which of them gets what a closed socket of their group had: a hash decides that, too."""
         self.witness: Callable[[Segment], Reply | None] = lambda _: None
         """Asked what the wire shows where the given facts leave the answer open."""
         self.synack_of: Callable[[Segment], Segment | None] = lambda _: None
         """Likewise, for the SYN-ACK that answers a SYN."""
+        self.challenges = ChallengeAcks(profile, settings, clock)
         self.peers = PeerStamps(profile.tw_recycle_needs_timestamp)
         self.room: Callable[[ListenSocket, Segment], bool] | None = None
         """Where accept() is not known: asked whether the accept queue is full when a segment comes."""
@@ -74,6 +80,15 @@ class Stack:
     def recycles(self) -> bool:
         """Whether tcp_tw_recycle is at work."""
         return bool(self.settings.tcp_tw_recycle and self.profile.tw_recycle)
+
+    def challenges_too(self, segment: Segment) -> bool:
+        """Whether one more challenge ACK may answer `segment`: where that is not known, the wire tells."""
+        allowed = self.challenges.allowed(segment.time_ns)
+        if allowed is None:
+            allowed = self.witness(segment) == "ack"
+        if allowed:
+            self.challenges.sent(segment.time_ns)
+        return allowed
 
     def open(
         self,
@@ -92,6 +107,12 @@ class Stack:
         if before is not None:
             mates = self._mates.setdefault(end, [before])
             mates.append(listener)
+            group = next(
+                (mate.mates for mate in mates if mate.listening and mate is not listener), listener.mates
+            )
+            if group is not listener.mates:
+                group.append(listener)
+                listener.mates = group
             if self.profile.cookie_stamp_of_group and before.listening:
                 listener.cookies = before.cookies
         self._listeners[end] = listener
@@ -126,6 +147,9 @@ class Stack:
         elif type(entry) is Request:
             if entry.listener.listening:
                 return check_req(entry, segment)
+            heir = entry.listener.heir(entry)
+            if heir is not None:
+                return check_req(entry, segment, heir)
             entry.listener.remove(entry)  # its listener is gone: look again
         elif type(entry) is TimeWait:
             return self._timewait(entry, segment, key)

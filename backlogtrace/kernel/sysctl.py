@@ -25,12 +25,16 @@ class Sysctl:
 _TABLE = (
     Sysctl("net.core.somaxconn", 0, _INT_MAX, "upper limit of the backlog passed to listen()"),
     Sysctl("net.ipv4.tcp_abort_on_overflow", 0, 1, "answer with a RST when the accept queue is full"),
-    Sysctl("net.ipv4.tcp_challenge_ack_limit", 0, _INT_MAX, "challenge ACKs per second and host"),
+    Sysctl(
+        "net.ipv4.tcp_challenge_ack_limit", 0, _INT_MAX, "challenge ACKs per second of a host or namespace"
+    ),
     Sysctl("net.ipv4.tcp_ecn", 0, 5, "whether ECN is negotiated (2: only when the client asks)"),
     Sysctl("net.ipv4.tcp_fastopen", 0, _INT_MAX, "Fast Open flags (0x1 client, 0x2 server, 0x4 ... 0x400)"),
     Sysctl("net.ipv4.tcp_invalid_ratelimit", 0, _INT_MAX, "ms between replies to out-of-window segments"),
     Sysctl("net.ipv4.tcp_max_syn_backlog", 0, _INT_MAX, "requests remembered when SYN cookies are off"),
-    Sysctl("net.ipv4.tcp_migrate_req", 0, 1, "move requests to another SO_REUSEPORT listener on close"),
+    Sysctl(
+        "net.ipv4.tcp_migrate_req", 0, 1, "what a closed listener had moves to another one (SO_REUSEPORT)"
+    ),
     Sysctl("net.ipv4.tcp_rfc1337", 0, 1, "ignore RSTs in TIME_WAIT"),
     Sysctl("net.ipv4.tcp_rto_max_ms", 1000, 120_000, "longest retransmission timeout, ms"),
     Sysctl("net.ipv4.tcp_sack", 0, 1, "whether SACK is negotiated"),

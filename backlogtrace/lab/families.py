@@ -34,6 +34,7 @@ _COOKIES = "net.ipv4.tcp_syncookies"
 _RETRIES = "net.ipv4.tcp_synack_retries"
 _SYN_BACKLOG = "net.ipv4.tcp_max_syn_backlog"
 _SOMAXCONN = "net.core.somaxconn"
+_MIGRATE = "net.ipv4.tcp_migrate_req"
 _FAST_OPEN = "net.ipv4.tcp_fastopen"
 _FIRST_MS = 40
 _RETRIES_END_MS = 1300
@@ -271,6 +272,35 @@ def _reopening(draw: _Draw) -> Scenario:
     )
 
 
+def _migrating(draw: _Draw) -> Scenario:
+    """A service that is replaced: a second socket opens, the first one closes, what it had moves or not."""
+    closed = draw.moment(0.25, 0.6)
+    opened = closed - draw.one(1, 1, 1, 30)
+    apps = [replace(step, socket=int(step.at >= opened)) for step in draw.accepts(draw.one(0, 2, 6))]
+    apps += [App(opened, "open", draw.one(0, 1, 3, 10), socket=1), App(closed, "close")]
+    if draw.maybe(0.3):
+        apps.append(App(draw.moment(0.1, 0.7), "sysctl", draw.one(0, 1), _MIGRATE))
+    if draw.maybe(0.2):
+        apps.append(App(draw.moment(0.7, 0.9), "close", socket=1))
+    clients = draw.crowd(draw.rng.randint(5, 16), 0.8, rtt=draw.rng.randint(3, 900))
+    odd = tuple(
+        Odd(draw.moment(0.1, 0.9), draw.rng.randrange(len(clients)), draw.one(*_ODDITIES))
+        for _ in range(draw.one(0, 0, 10))
+    )
+    settings = {
+        _MIGRATE: draw.one(0, 1, 1, 1), _COOKIES: draw.one(0, 1, 1, 2), _ABORT: draw.one(0, 1),
+        _RETRIES: draw.one(1, 3, 5),
+    }  # fmt: skip
+    return draw.scenario(
+        draw.one(1, 3, 20, 20), clients, odd=odd, sysctl=settings, app=tuple(sorted(apps, key=_time)),
+        sockets=2, defer_accept=draw.one(None, None, None, 3),
+    )  # fmt: skip
+
+
+def _time(step: App) -> int:
+    return step.at
+
+
 def _defer(draw: _Draw) -> Scenario:
     clients = draw.crowd(draw.rng.randint(4, 12))
     return draw.scenario(
@@ -347,6 +377,7 @@ FAMILIES: Final[dict[str, Callable[[_Draw], Scenario]]] = {
     "odd_segments": _odd_segments,
     "closing": _closing,
     "reopening": _reopening,
+    "migrating": _migrating,
     "defer": _defer,
     "timewait": _timewait,
     "fastopen": _fastopen,

@@ -80,6 +80,11 @@ def has_ipv6() -> bool:
     return Path("/proc/net/if_inet6").exists()
 
 
+def has_sysctl(name: str) -> bool:
+    """Whether this kernel has a setting, by its full name."""
+    return Path("/proc/sys", *name.split(".")).exists()
+
+
 def set_sysctl(name: str, value: int) -> None:
     """Set `net.ipv4.…` of the current namespace. Raises CannotRunError when it has no such setting."""
     path = Path("/proc/sys", *name.split("."))
@@ -103,9 +108,10 @@ def counters() -> dict[str, int]:
     return {name: value for name, value in found.items() if name not in _UNINTERESTING}
 
 
-def queues(port: int) -> tuple[int, int]:
-    """(sk_ack_backlog of the listener on `port`, its connections in SYN_RECV), from /proc/net/tcp{,6}."""
-    accept_queue = syn_queue = 0
+def queues(port: int) -> tuple[dict[int, int], int]:
+    """Of `port`, from /proc/net/tcp{,6}: sk_ack_backlog by inode of the listener, connections in SYN_RECV."""
+    accept_queues: dict[int, int] = {}
+    syn_queue = 0
     ending = f":{port:04X}"
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
         if not os.path.exists(path):  # noqa: PTH110 - a kernel without IPv6; read after every packet
@@ -116,10 +122,10 @@ def queues(port: int) -> tuple[int, int]:
                 if not fields[1].endswith(ending):
                     continue
                 if fields[3] == _LISTEN:
-                    accept_queue = int(fields[4].partition(":")[2], 16)
+                    accept_queues[int(fields[9])] = int(fields[4].partition(":")[2], 16)
                 elif fields[3] == _SYN_RECV:
                     syn_queue += 1
-    return accept_queue, syn_queue
+    return accept_queues, syn_queue
 
 
 def hz() -> int:

@@ -6,8 +6,10 @@ know which of it is expected.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import json
+import os
 import platform
 import select
 import socket
@@ -52,9 +54,11 @@ def record(scenario: Scenario, folder: Path) -> None:
     for name, value in scenario.sysctl.items():
         netns.set_sysctl(name, value)
     boot_ns = netns.boot_ns()
-    with Tun() as tun, _Listener(scenario) as listener:
+    with Tun() as tun, contextlib.ExitStack() as opened:
+        listeners = [opened.enter_context(_Listener(scenario)) for _ in range(scenario.sockets)]
+        listeners[0].open(scenario.backlog)
         time.sleep(_SETTLE_S)  # the kernel begins to stamp packets a moment after it was asked to
-        player = _Player(scenario, tun, listener)
+        player = _Player(scenario, tun, listeners)
         player.play()
         if tun.missed():
             raise SpoiledError(f"{scenario.name}: the machine was too busy to record every packet")
@@ -70,15 +74,17 @@ class _Listener:
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario
         self.accepted: list[socket.socket] = []
-        self.open(scenario.backlog)
-        self.opened_ns = time.time_ns()
+        self.socket: socket.socket | None = None
+        self.backlog = self.inode = self.opened_ns = 0
 
     def open(self, backlog: int) -> None:
         """A new listening socket."""
         scenario = self._scenario
         family = socket.AF_INET6 if ":" in scenario.address else socket.AF_INET
-        self.socket = sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if scenario.sockets > 1:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for option, value in (
             (socket.TCP_DEFER_ACCEPT, scenario.defer_accept),
             (_TCP_FASTOPEN, scenario.fastopen_qlen),
@@ -89,11 +95,15 @@ class _Listener:
         sock.bind((scenario.address, scenario.port))
         sock.settimeout(0)
         sock.listen(backlog)
+        self.inode = os.fstat(sock.fileno()).st_ino
+        if self.socket is None:
+            self.backlog, self.opened_ns = backlog, time.time_ns()
+        self.socket = sock
 
     def accept(self, most: int) -> list[str]:
         """accept() until there is nothing more; the peers, as the host file spells them."""
         peers: list[str] = []
-        while len(peers) < most:
+        while self.socket is not None and len(peers) < most:
             try:
                 connection, address = self.socket.accept()
             except OSError:  # nothing there, or closed
@@ -109,19 +119,20 @@ class _Listener:
 
     def __exit__(self, *_: object) -> None:
         for sock in (self.socket, *self.accepted):
-            sock.close()
+            if sock is not None:
+                sock.close()
 
 
 class _Player:
     """Plays one scenario in real time; the world of its clients."""
 
-    def __init__(self, scenario: Scenario, tun: Tun, listener: _Listener) -> None:
+    def __init__(self, scenario: Scenario, tun: Tun, listeners: list[_Listener]) -> None:
         self.scenario = scenario
         self.cookies: dict[bytes, bytes] = {}
         self.frames: list[Frame] = []
         self.lines: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
-        self.listener = listener
+        self.listeners = listeners
         self._tun = tun
         self._agenda: list[tuple[int, int, Callable[[], None]]] = []
         self._made = 0
@@ -239,7 +250,9 @@ class _Player:
     def _look(self) -> dict[str, Any]:
         """Counters since the last look, and the queues."""
         before, self._counters = self._counters, netns.counters()
-        accept_queue, syn_queue = netns.queues(self.scenario.port)
+        lengths, syn_queue = netns.queues(self.scenario.port)
+        accept_queues = [lengths.get(listener.inode, 0) for listener in self.listeners]
+        accept_queue = accept_queues if self.scenario.sockets > 1 else accept_queues[0]
         grown = _grown(before, self._counters)
         return {"counters": grown, "accept_queue": accept_queue, "syn_queue": syn_queue}
 
@@ -248,25 +261,29 @@ class _Player:
     def _act(self, step: App) -> None:
         self._catch_up()
         when = time.time_ns()
-        event = {"time_ns": when, "op": step.op, "listener": 0}
+        listener = self.listeners[step.socket]
+        event = {"time_ns": when, "op": step.op, "listener": step.socket}
         done = 1
         match step.op:
             case "accept":
-                peers = self.listener.accept(step.value)
+                peers = listener.accept(step.value)
                 done = len(peers)
                 self.events += [event | {"peer": peer} for peer in peers]
             case "sysctl":
                 netns.set_sysctl(step.name, step.value)
                 self.events.append(event | {"name": step.name, "value": step.value})
             case "listen":
-                self.listener.socket.listen(step.value)
+                assert listener.socket is not None
+                listener.socket.listen(step.value)
                 self.events.append(event | {"backlog": step.value})
             case "close":
-                self.listener.socket.close()
+                assert listener.socket is not None
+                listener.socket.close()
                 self.events.append(event)
             case "open":
-                self.listener.open(step.value)
-                self.events.append(event | {"op": "listen", "backlog": step.value})
+                if listener.socket is not None:
+                    self.events.append(event | {"op": "listen", "backlog": step.value})
+                listener.open(step.value)
             case "write" | "finish":
                 done = self._use(step)
         sent = self._timers("app")
@@ -274,9 +291,10 @@ class _Player:
         self.lines.append(self._look() | line)
 
     def _use(self, step: App) -> int:
-        if step.value >= len(self.listener.accepted):
+        accepted = self.listeners[step.socket].accepted
+        if step.value >= len(accepted):
             return 0
-        connection = self.listener.accepted[step.value]
+        connection = accepted[step.value]
         try:
             if step.op == "write":
                 connection.send(b"y" * 40)
@@ -303,13 +321,20 @@ def _write(folder: Path, player: _Player, boot_ns: int) -> None:
         "defer_accept": scenario.defer_accept, "fastopen_qlen": scenario.fastopen_qlen,
         "syncnt": scenario.syncnt,
     }  # fmt: skip
-    listener = {
-        "address": scenario.address, "port": scenario.port, "backlog": scenario.backlog,
-        "opened_ns": player.listener.opened_ns,
-    } | {name: value for name, value in given.items() if value is not None}  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None}
+    listeners = [
+        {
+            "address": scenario.address,
+            "port": scenario.port,
+            "backlog": one.backlog,
+            "opened_ns": one.opened_ns,
+        }
+        | options
+        for one in player.listeners
+    ]
     host = {
         "kernel": kernel, "hz": netns.hz(), "boot_ns": boot_ns, "sysctl": scenario.sysctl,
-        "listeners": [listener], "events": player.events,
+        "listeners": listeners, "events": player.events,
     }  # fmt: skip
     (folder / "host.json").write_text(json.dumps(host, indent=1) + "\n", encoding="utf-8")
     with (folder / "truth.jsonl").open("w", encoding="utf-8") as truth:

@@ -72,13 +72,14 @@ class App:
     """What the application or the administrator does.
 
     `value`: how many connections accept() takes at most, the new backlog, the new setting, or the
-    number of the accepted connection that is written to or closed.
+    number of the accepted connection that is written to or closed. `socket`: which of several.
     """
 
     at: int
     op: Operation
     value: int = 0
     name: str = ""
+    socket: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,8 @@ class Scenario:
     defer_accept: int | None = None
     fastopen_qlen: int | None = None
     syncnt: int | None = None
+    sockets: int = 1
+    """How many sockets share the address and port (SO_REUSEPORT); `open` opens all but the first."""
 
     @property
     def name(self) -> str:

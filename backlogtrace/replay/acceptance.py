@@ -206,7 +206,7 @@ class Acceptance:
         full = listener.accept_queue_full()
         bits = self._evidence.of(segment.frame)
         if segment.flags & (SYN | ACK) == SYN:
-            grace = listener.young <= listener.profile.full_queue_admits_young
+            grace = 0 <= listener.young <= listener.profile.full_queue_admits_young
             # with few young requests only Fast Open asks, and a SYN-ACK alone does not answer it
             room: bool | None = bool(bits & (FASTOPEN_SIGN if grace else SYNACK_REPLY)) or None
         else:

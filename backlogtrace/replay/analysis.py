@@ -128,8 +128,12 @@ class Analysis:
         self._stack, self._note = stack, note
         for listener in self.host.listeners:
             self._add(endpoint(listener.address, listener.port), listener)
+        migrate = "net.ipv4.tcp_migrate_req"
+        wanted = bool(settings.tcp_migrate_req) or any(
+            e.name == migrate and e.value for e in self.host.events
+        )
         for group in {id(track.group): track.group for track in self._tracks if track.group}.values():
-            group.learn(self.host.events, self._tracks)
+            group.learn(self.host.events, self._tracks, migrates=profile.migrates_requests and wanted)
         accept = self._options.accept
         if accept.kind == "infer":
             logged = self.host.accept_log or self.inference is not None

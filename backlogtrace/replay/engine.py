@@ -80,6 +80,7 @@ class Replay:
         self._firing = Firing(stack, route, journal, self._expected, self._ahead)
         self._ordinary = Ordinary(stack, events, journal, self._firing)
         stack.member = self._member
+        stack.heir = self._heir
         self.acceptance = (
             Acceptance(stack, route, journal, evidence, floors) if evidence is not None else None
         )
@@ -285,6 +286,11 @@ class Replay:
         if spared and self.acceptance is not None:
             self.acceptance.served(spared[-1], self._route.of(spared[-1].key))
 
+    def _heir(self, pending: Request | Child, members: list[ListenSocket]) -> ListenSocket:
+        """The stack asks which of them gets what a closed socket of a group had."""
+        group = self._route.of(pending.key).group
+        return members[0] if group is None else group.heir(pending, members, self.now)
+
     # ---- inbound ----
 
     def _inbound(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
@@ -372,6 +378,8 @@ class Replay:
             if row is not None and self.acceptance is not None and self.acceptance.open:
                 row.certainty = "undecided"
                 row.rivals = tuple(dict.fromkeys((*row.rivals, *self.acceptance.rivals)))
+        if row is None and track.group is not None:
+            track.group.lengths(key, outcome, (accept, accept), (syn_low, syn_high))
         if outcome.reply is not None and segment.frame not in self._lost:
             expectation = Expectation(key, track, outcome.reply, self.now)
             expectation.cause = segment.frame

@@ -134,10 +134,17 @@ class EventQueue:
                 track.group.closes(track, when)
             if self.before_close is not None:
                 self.before_close(socket, when)
+            waiting = len(socket.accept_queue)
             victims = socket.close()
+            moved = waiting if socket.leaves_heirs and any(mate.listening for mate in socket.mates) else 0
             if track.group is not None:
                 track.group.changed()
-            self._journal.event(track, when, "closed", None, f"{len(victims)} connections reset")
+            text = (
+                f"{moved} connections moved to another socket"
+                if moved
+                else f"{len(victims)} connections reset"
+            )
+            self._journal.event(track, when, "closed", None, text)
             self._expect_resets(track, victims, when)
 
     def _accept_given(self, track: Track, peer: bytes | None, when: int) -> None:
@@ -145,6 +152,8 @@ class EventQueue:
         socket = track.socket
         queue = socket.accept_queue if socket is not None else ()
         child = next((c for c in queue if peer is None or c.key.startswith(peer)), None)
+        if child is None and peer is not None and track.group is not None:
+            child = track.group.claim(track, peer)
         if child is None or socket is None:
             name = "a client" if peer is None else endpoint_text(peer)
             self._differs(
@@ -154,7 +163,8 @@ class EventQueue:
         if track.group is not None:
             for passed in list(socket.accept_queue)[: socket.accept_queue.index(child)]:
                 track.group.passed_over(passed, track)
-        if child is not socket.accept_queue[0]:
+        group = track.group
+        if child is not socket.accept_queue[0] and not (group and group.in_any_order(child, socket)):
             head = endpoint_text(socket.accept_queue[0].key[: len(child.key) // 2])
             self._differs(
                 track,

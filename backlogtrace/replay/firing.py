@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from backlogtrace.kernel.clock import EARLY_NS, TickClock, WindowClock
 from backlogtrace.kernel.connection import Child
 from backlogtrace.kernel.cookie_signs import Offers
+from backlogtrace.kernel.listener import at_timer, settle
 from backlogtrace.kernel.request import Request
 from backlogtrace.kernel.timers import NEVER, level_of
 from backlogtrace.replay.calibrate import sent_ns
@@ -62,8 +63,8 @@ class Firing:
             self._due(request)
 
     def _due(self, request: Request) -> None:
-        listener = request.listener
-        if not listener.listening and request.child is None:
+        listener = at_timer(request)
+        if listener is None:
             self._orphaned(request, request.due)
             return
         expire, send = listener.timer_plan(request)
@@ -101,10 +102,11 @@ class Firing:
         """The first window is over: its timer has fired, and the wire has shown nothing so far."""
         deadline, _, request, timer, expire = heapq.heappop(self._windows)
         self.edge_ns = self._windows[0][0] if self._windows else NEVER
-        if request.timer == timer and not request.listener.listening and request.child is None:
+        listener = at_timer(request) if request.timer == timer else request.listener
+        if listener is None:
             self._orphaned(request, deadline)
         elif request.timer == timer:
-            plan_expire, send = request.listener.timer_plan(request)
+            plan_expire, send = listener.timer_plan(request)
             expire = expire or plan_expire
             if (
                 expire
@@ -117,7 +119,7 @@ class Firing:
     def _fire(self, request: Request, when: int, *, expire: bool, send: bool) -> Expectation | None:
         listener = request.listener
         track = self._route.of(request.key)
-        listener.settle(request)
+        settle(request)
         due = min(request.due, when)
         listener.timer_fired(request, when, expire=expire, send=send)
         if expire:
@@ -221,7 +223,7 @@ class Firing:
             return
         if listener.accept_queue_full():
             self._settle_youth(listener, segment)
-            if listener.young > listener.profile.full_queue_admits_young:
+            if not 0 <= listener.young <= listener.profile.full_queue_admits_young:
                 return  # dropped for the accept queue, whatever the SYN queue is like
         if not listener.syn_queue_refuses(listener.qlen):
             return

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Literal
 
 from backlogtrace.kernel.clock import NS, TickClock
 from backlogtrace.kernel.connection import TimeWait
+from backlogtrace.kernel.listener import at_timer
 from backlogtrace.kernel.request import Request
 from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
-from backlogtrace.segment import ACK, RST, SYN, Segment, endpoint, flag_text
+from backlogtrace.segment import ACK, CWR, ECE, RST, SYN, Segment, endpoint, flag_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.kernel.profile import Profile
 
@@ -31,6 +33,7 @@ _GAP_NS = NS // 1000
 _CROWD_GAP_NS = 1000  # a queue is filled before any timer fires
 _TSVAL = 7
 """The server's timestamp."""
+What = Literal["packet", "synack", "expired", "accepted", "kept", "freed", "reset", "moved"]
 QUEUE_LIMIT = 20_000
 """Packets that fill a queue; a limit above is not played."""
 
@@ -61,14 +64,16 @@ class Step:
 
     at_ns: int
     """Since the client's first step."""
-    what: Literal["packet", "synack", "expired", "accepted"]
-    """Packet of the client, or the timer's SYN-ACK, the request's end, accept()."""
+    what: What
+    """Packet of the client; the timer's SYN-ACK, the request's end; accept(); what close() does with it."""
     flags: str
     """Of the packet."""
     outcome: Outcome | None
     """What became of the client's packet."""
     queues: tuple[int, int]
     """Accept queue and SYN queue afterwards, packets."""
+    ece: bool = False
+    """The answer is a SYN-ACK that accepts ECN."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,11 @@ class Play:
     def synack_ns(self) -> list[int]:
         """When the timer repeated its SYN-ACK."""
         return [step.at_ns for step in self.steps if step.what == "synack"]
+
+    @property
+    def ecn(self) -> bool:
+        """Whether a SYN-ACK accepted ECN."""
+        return any(step.ece for step in self.steps)
 
     @property
     def gone_ns(self) -> int | None:
@@ -110,10 +120,8 @@ class Scene:
         settings = make_settings(profile.defaults, setup.sysctl)
         clock = TickClock(profile.usual_hz, _START - _UPTIME_S * NS, wheel=profile.timer == "wheel")
         self.stack = Stack(profile, settings, clock)
-        self.listener = self.stack.open(
-            _SERVER, setup.backlog, defer_accept_s=setup.defer_accept_s, syncnt=setup.syncnt,
-            fastopen_qlen=setup.fastopen_qlen,
-        )  # fmt: skip
+        self._setup = setup
+        self.listener = self._open()
         self.now = _START
         self.later: dict[str, int] = {}
         """Sysctls that `change` sets."""
@@ -121,6 +129,13 @@ class Scene:
         self._gap_ns = _GAP_NS
         self._steps: list[tuple[bytes, Step]] = []
         """With the client's endpoint; times since the start."""
+
+    def _open(self) -> ListenSocket:
+        setup = self._setup
+        return self.stack.open(
+            _SERVER, setup.backlog, defer_accept_s=setup.defer_accept_s, syncnt=setup.syncnt,
+            fastopen_qlen=setup.fastopen_qlen,
+        )  # fmt: skip
 
     @property
     def queues(self) -> tuple[int, int]:
@@ -151,7 +166,9 @@ class Scene:
             wscale=7 if flags & SYN else -1, sack_ok=bool(flags & SYN),
         )  # fmt: skip
         outcome = self.stack.receive(segment)
-        self._note(source, self.now, "packet", flag_text(flags), outcome)
+        ece = outcome.reply == "synack" and self.listener.accepts_ecn(segment)
+        ece = ece and (outcome.decision != "cookie" or tsval >= 0)
+        self._note(source, self.now, "packet", flag_text(flags), outcome, ece=ece)
         if outcome.reply == "synack":
             self._synack(segment)
         return outcome
@@ -160,11 +177,13 @@ class Scene:
         self,
         source: bytes,
         time_ns: int,
-        what: Literal["packet", "synack", "expired", "accepted"],
+        what: What,
         flags: str = "",
         outcome: Outcome | None = None,
+        *,
+        ece: bool = False,
     ) -> None:
-        self._steps.append((source, Step(time_ns, what, flags, outcome, self.queues)))
+        self._steps.append((source, Step(time_ns, what, flags, outcome, self.queues, ece)))
 
     def _synack(self, syn: Segment) -> None:
         """The answer to a SYN is on the wire."""
@@ -190,6 +209,20 @@ class Scene:
         child = self.listener.accept()
         if child is not None:
             self._note(child.key[: -len(_SERVER)], self.now, "accepted")
+
+    def replace_socket(self, client: int) -> None:
+        """Another socket begins to listen on the port, and the one before is closed: what of the client?"""
+        key = _source(client) + _SERVER
+        entry = self.stack.ehash.get(key)
+        before, self.listener = self.listener, self._open()
+        self.now += self._gap_ns
+        before.close()
+        if entry is None:  # a cookie: the server knows nothing of the client
+            return
+        left = key in self.stack.ehash
+        half_open = isinstance(entry, Request)
+        what: What = ("kept" if left else "freed") if half_open else "moved" if left else "reset"
+        self._note(_source(client), self.now, what)
 
     def leave_in_timewait(self, client: int, tsval: int = -1) -> None:
         """A connection of the client was closed by the server a moment ago."""
@@ -224,19 +257,22 @@ class Scene:
         for name, value in self.later.items():
             self.stack.settings.set(name, value)
 
-    def wait(self, client: int | None = None) -> None:
-        """Let time pass until every request is gone; `client` acknowledges each SYN-ACK that it gets."""
-        timers, end = self.stack.timers, self.now + _DONE_NS
+    def wait(self, client: int | None = None, for_ns: int = 0) -> None:
+        """Let time pass (0: until every request is gone); `client` acknowledges each SYN-ACK that it gets."""
+        timers, end = self.stack.timers, self.now + (for_ns or _DONE_NS)
         while timers.next_due <= end:
             for request in timers.pop_due(timers.next_due):
-                expire, send = self.listener.timer_plan(request)
+                listener = at_timer(request)
+                expire, send = (True, False) if listener is None else listener.timer_plan(request)
                 source = request.key[: -len(_SERVER)]
                 self.now = max(self.now, request.due)
-                self.listener.timer_fired(request, request.due, expire=expire, send=send)
+                request.listener.timer_fired(request, request.due, expire=expire, send=send)
                 if expire or send:
                     self._note(source, self.now, "expired" if expire else "synack")
                 if client is not None and send and source == _source(client):
                     self.send(client, ACK)
+        if for_ns:
+            self.now = end
 
 
 def _silent_client(scene: Scene) -> int:
@@ -289,7 +325,7 @@ def _cookie_accept_queue_full(scene: Scene) -> int:
 def _changed_meanwhile(scene: Scene) -> int:
     scene.fill_syn_queue()
     client = scene.client()
-    scene.send(client, SYN, tsval=1000)
+    scene.send(client, SYN | ECE | CWR, tsval=1000)
     scene.change()
     scene.send(client, ACK, tsval=1001)
     return client
@@ -339,6 +375,42 @@ def _fastopen(scene: Scene) -> int:
     return client
 
 
+def _ecn(scene: Scene) -> int:
+    client = scene.client()
+    scene.send(client, SYN | ECE | CWR)
+    scene.send(client, ACK)
+    return client
+
+
+def _syns_on_connections(scene: Scene) -> int:
+    clients = scene.client(), scene.client()
+    for client in clients:
+        scene.send(client, SYN)
+        scene.send(client, ACK, data=1)
+        scene.accept()
+    for client in clients:
+        scene.send(client, SYN)
+    return clients[1]
+
+
+def _connection_of_closed(scene: Scene) -> int:
+    client = scene.client()
+    scene.send(client, SYN)
+    scene.send(client, ACK, data=1)
+    scene.replace_socket(client)
+    scene.send(client, ACK, data=100)
+    return client
+
+
+def _request_of_closed(scene: Scene) -> int:
+    client = scene.client()
+    scene.send(client, SYN)
+    scene.replace_socket(client)
+    scene.wait(for_ns=2 * NS)
+    scene.send(client, ACK, data=1)
+    return client
+
+
 def _accepted(scene: Scene) -> int:
     client = scene.client()
     scene.send(client, SYN)
@@ -371,6 +443,10 @@ SITUATIONS: dict[str, Callable[[Scene], int]] = {
     "two clients of one address, the second with older timestamps": _behind_nat,
     "RST for a connection in TIME_WAIT, then data": _rst_in_timewait,
     "SYN with data that asks for a Fast Open cookie": _fastopen,
+    "SYN that offers ECN, then ACK": _ecn,
+    "SYNs of two connections that are established, within a second": _syns_on_connections,
+    "connection in the accept queue of a socket that is closed, another one listens": _connection_of_closed,
+    "SYN to a socket that is closed then, another one listens, ACK 2 s later": _request_of_closed,
 }
 """Name -> script, which gives the client it is about."""
 

@@ -123,8 +123,8 @@ class Track:
         """Requests of closed sockets: they count no more, but are there until their timer finds out."""
         if not self.former:
             return 0
-        self.former = [socket for socket in self.former if socket.qlen]
-        return sum(socket.qlen for socket in self.former)
+        self.former = [socket for socket in self.former if socket.requests]
+        return sum(socket.requests for socket in self.former)
 
     def count(self, outcome: Outcome, now: int, accept: int) -> None:
         """A packet of an ordinary handshake, after which the accept queue is `accept` long."""

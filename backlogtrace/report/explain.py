@@ -42,7 +42,7 @@ def effect(setup: Setup, sysctl: dict[str, int], note: str = "") -> Page:
     changes = [
         f"{name}: {defaults[name]} -> {value} ({SYSCTLS[name].meaning})"
         if name in defaults
-        else f"{name} is not part of the model: what {value} changes is not shown"
+        else f"{name} = {value}: {LESSONS[name].unread}"
         for name, value in sysctl.items()
     ]
     after = replace(setup, sysctl=sysctl)
@@ -150,8 +150,8 @@ def _sysctl(name: str, setup: Setup, note: str) -> Page:
         },
         notes=[note] if note and sized else [],
         closing=[
-            f"`explain --sysctl {short}=VALUE` plays what a value changes." if about["default"]
-            else "It is not part of the model: no decision shown depends on it."
+            f"No situation changes: {lesson.unread}." if lesson.unread
+            else f"`explain --sysctl {short}=VALUE` plays what a value changes."
         ],
     )  # fmt: skip
 

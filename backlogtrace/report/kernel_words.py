@@ -62,6 +62,7 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
     "out_of_window_limited": ("out of window answered", {True: "at a limited rate", False: "every time"}),
     "counts_syn_retrans": ("counter TCPSynRetrans", _YES_NO),
     "established_syn_acked": ("SYN on an established connection", {True: "challenge ACK", False: "ignored"}),
+    "challenge_limit_0_is_none": ("tcp_challenge_ack_limit=0 means", {True: "no ACKs", False: "no limit"}),
     "tw_recycle": ("tcp_tw_recycle", {True: "refuses old timestamps of an address", False: "does not exist"}),
     "backlog_bits": ("backlog and accept queue length have", {16: "16 bits", 32: "32 bits"}),
     "tw_recycle_needs_timestamp": (
@@ -91,6 +92,10 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
         "SYN that reuses TIME_WAIT",
         {True: "held to the SYN-queue test", False: "exempt from the SYN-queue test"},
     ),
+    "migrates_requests": (
+        "tcp_migrate_req", {True: "moves what a closed socket had", False: "does not exist, or does nothing"},
+    ),
+    "cookie_needs_ecn": ("cookie with ECN, tcp_ecn 0", {True: "refused", False: "taken, without ECN"}),
     "tsval_clock": ("timestamps count", {"jiffies": "ticks", "ms": "milliseconds"}),
     "tsval_offset": (
         "timestamps count from",
@@ -105,7 +110,7 @@ BEHAVIOURS: dict[str, tuple[str, Words]] = {
 }  # fmt: skip
 """Field of Profile -> its label, and the words for its values or a format for them."""
 
-_SHOWN_DEFAULTS = ("net.core.somaxconn", "net.ipv4.tcp_fastopen")
+_SHOWN_DEFAULTS = ("net.core.somaxconn", "net.ipv4.tcp_fastopen", "net.ipv4.tcp_challenge_ack_limit")
 
 
 def label(field: str) -> str:

@@ -17,9 +17,13 @@ if TYPE_CHECKING:
     from backlogtrace.replay.situations import Play, Step
 
 _REPLIES = {"synack": "SYN-ACK", "rst": "RST", "ack": "ACK", None: "silent"}
-_EVENTS = {"synack": "SYN-ACK again", "expired": "request given up", "accepted": "accept() takes it"}
-_WHERE = {"packet": "client", "synack": "timer", "expired": "timer", "accepted": "server"}
-_FLAGS = {"S": "SYN", "F": "FIN", "R": "RST", "A": "ACK", "P": "PSH"}
+_EVENTS = {
+    "synack": "SYN-ACK again", "expired": "request given up", "accepted": "accept() takes it",
+    "kept": "close(): request stays", "freed": "close(): request freed", "reset": "close(): reset",
+    "moved": "close(): moved to the other socket",
+}  # fmt: skip
+_WHERE = {"packet": "client", "synack": "timer", "expired": "timer"}
+_FLAGS = {"S": "SYN", "F": "FIN", "R": "RST", "A": "ACK", "P": "PSH", "E": "ECE", "C": "CWR"}
 LEGEND = "(a, s): a connections in the accept queue, s requests in the SYN queue afterwards."
 _ROWS = 24
 _MS = 1_000_000
@@ -31,7 +35,7 @@ def table(worlds: dict[str, Play], title: str = "") -> Table:
     rows: dict[tuple[int, str, str], list[str]] = {}
     for column, play in enumerate(worlds.values()):
         for step in play.steps:
-            key = (step.at_ns // _MS, _WHERE[step.what], _flags(step))
+            key = (step.at_ns // _MS, _WHERE.get(step.what, "server"), _flags(step))
             rows.setdefault(key, [""] * len(worlds))[column] = cell(step)
     found = [
         (f"{at / 1000:.3f}", f"{who} {flags}".rstrip(), *cells)
@@ -50,6 +54,7 @@ def cell(step: Step) -> str:
     else:
         decision, reply = step.outcome.decision, step.outcome.reply
         text = "RST" if decision == reply else f"{decision}, {_REPLIES[reply]}"
+        text += " with ECE" if step.ece else ""
     return f"{text} ({accept}, {syn})"
 
 
@@ -71,7 +76,7 @@ def facts(play: Play) -> dict[str, Any]:
             {
                 "at_ns": step.at_ns, "what": step.what, "flags": step.flags,
                 "decision": step.outcome.decision if step.outcome else None,
-                "accept_queue": step.queues[0], "syn_queue": step.queues[1],
+                "accept_queue": step.queues[0], "syn_queue": step.queues[1], "ece": step.ece,
             }
             for step in play.steps
         ],
@@ -102,6 +107,10 @@ def story(play: Play, other: Play) -> str:
     lines = [line + (f" ({times} times)" if times > 1 else "") for line, times in repeated.items()]
     accept, syn = play.queues
     lines.append(f"then {accept} in the accept queue, {syn} in the SYN queue")
+    if play.ecn is not other.ecn:
+        lines.append(f"the SYN-ACK {'accepts' if play.ecn else 'does not accept'} ECN")
+    if fate := [_EVENTS[step.what] for step in play.steps if step.what in {"reset", "moved"}]:
+        lines += fate
     if play.synack_ns:
         lines.append(f"SYN-ACK again after {seconds(play.synack_ns)} s")
     if play.gone_ns is not None:

@@ -67,7 +67,7 @@ OPTIONS: dict[str, SocketOption] = {
         "inet_lookup_listener (reuseport_select_sock)",
         "when the socket is bound",
         "each socket has its own two queues: one can be full while its neighbours are empty, and its clients "
-        "are not moved",
+        "are not moved; when it is closed they are reset, unless tcp_migrate_req is set",
         "`ss -ltn`: one line for each socket",
     ),
 }

@@ -20,6 +20,8 @@ class Lesson:
     """Commands that show it at work on a host."""
     scope: str = "the whole machine up to 4.4, each network namespace by 4.18"
     exists: str = "in every kernel covered"
+    unread: str = ""
+    """Why no listener does anything else for it; empty where one may."""
 
 
 _NAMESPACE = "each network namespace"
@@ -41,15 +43,17 @@ LESSONS: dict[str, Lesson] = {
     ),
     "net.ipv4.tcp_challenge_ack_limit": Lesson(
         "tcp_send_challenge_ack",
-        "with the next challenge ACK",
-        "it counts the whole host (or namespace) per second, not each connection",
-        "`nstat -az TcpExtTCPChallengeACK`",
+        "with the next second",
+        "it counts the whole host (or namespace), not each connection; a second's number is drawn at random, "
+        "from half of it to one and a half times it (played: the least); since 6.2, 0 is no limit at all",
+        "`nstat -az TcpExtTCPChallengeACK TcpExtTCPSYNChallenge`",
         scope="the whole machine up to 5.15, each network namespace (and off by default) by 6.1",
     ),
     "net.ipv4.tcp_ecn": Lesson(
-        "tcp_ecn_create_request",
+        "tcp_ecn_create_request; before 3.19 also cookie_check_timestamp",
         _PARSED,
-        "2, the default, accepts ECN from clients; it does not ask for it",
+        "2, the default, accepts ECN from clients; no queue depends on it, but before 3.19 the ACK of a "
+        "cookie that agreed to it is reset once it is 0",
         "`ss -tni`: ecn, ecnseen",
         scope=_NAMESPACE,
     ),
@@ -73,9 +77,11 @@ LESSONS: dict[str, Lesson] = {
         "`ss -tan state syn-recv | wc -l`, `nstat -az TcpExtListenDrops`",
     ),
     "net.ipv4.tcp_migrate_req": Lesson(
-        "reqsk_timer_handler, inet_csk_listen_stop (since 5.14)",
-        "when a listener closes",
-        "nothing moves without another SO_REUSEPORT listener on the port",
+        "reuseport_stop_listen_sock, reuseport_migrate_sock",
+        "when a listener closes: connections move at once, requests with their timer or their next segment",
+        "nothing moves without another SO_REUSEPORT listener; connections move into a full queue, too; "
+        "a RST or SYN that ends a request before it has moved makes the other socket's SYN queue look full "
+        "for good (measured on 6.18)",
         "`nstat -az 'TcpExtTCPMigrateReq*'`",
         scope=_NAMESPACE,
         exists="from 5.14 on",
@@ -127,8 +133,9 @@ LESSONS: dict[str, Lesson] = {
     "net.ipv4.tcp_tw_reuse": Lesson(
         "tcp_twsk_unique",
         "with the next connect()",
-        "it is for outgoing connections: a listener never looks at it",
+        "it is for outgoing connections: a port in TIME_WAIT may be connected from again",
         "`ss -tan state time-wait`",
+        unread="the listen path never reads it, so no packet that a listener gets is treated differently",
     ),
     "net.ipv4.tcp_window_scaling": Lesson(
         "tcp_parse_options", _PARSED,

@@ -47,6 +47,7 @@ SENTENCES: dict[tuple[str, str], str] = {
     ("ignored", "inexact_rst"): "RST not exactly at the expected sequence: challenge ACK at most",
     ("ignored", "no_ack_flag"): "no ACK flag: not taken",
     ("ignored", "syn_on_established"): "SYN for an established connection: challenge ACK at most",
+    ("ignored", "challenge_ack_limit"): "no challenge ACK: those of this second are used up",
     ("ignored", "old_segment"): "port pair is in TIME_WAIT: answered with an ACK at most",
     ("ignored", "acknowledgement"): "port pair is in TIME_WAIT: nothing to do",
     ("ignored", "wrong_checksum"): "wrong checksum: dropped before any socket sees it (TcpInCsumErrors)",

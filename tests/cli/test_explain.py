@@ -29,6 +29,10 @@ def explain(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["explain", *arguments], standalone_mode=False)
 
 
+CONNECTIONS = "SYNs of two connections that are established, within a second"
+CLOSED = "connection in the accept queue of a socket that is closed, another one listens"
+
+
 def played(*arguments: str) -> dict[str, Any]:
     """Situation -> what happens by default and as given, where they differ."""
     page = json.loads(explain("-T", "json", *arguments).output)
@@ -60,6 +64,7 @@ def test_abort_on_overflow_resets_requests_but_neither_syns_nor_cookies() -> Non
         ("tcp_fastopen=0x203", "SYN with data that asks for a Fast Open cookie"),
         ("tcp_sack=0", "SYN answered with a cookie, then the settings are changed, then its ACK"),
         ("tcp_window_scaling=0", "SYN answered with a cookie, then the settings are changed, then its ACK"),
+        ("tcp_ecn=0", "SYN that offers ECN, then ACK"),
     ],
 )
 def test_a_setting_makes_a_difference_on_old_and_new_kernels(
@@ -81,6 +86,15 @@ def test_syncookies_2_is_1_on_an_old_kernel() -> None:
         ("3.10", "tcp_tw_recycle=1", "two clients of one address, the second with older timestamps"),
         ("6.12", "tcp_invalid_ratelimit=50", "SYN repeated twice, 100 ms apart"),
         ("7.2", "tcp_rto_max_ms=2000", "SYN, then silence"),
+        ("5.10", "tcp_challenge_ack_limit=1", CONNECTIONS),
+        ("6.12", "tcp_challenge_ack_limit=1", CONNECTIONS),
+        ("5.10", "tcp_challenge_ack_limit=0", CONNECTIONS),
+        (
+            "5.15",
+            "tcp_migrate_req=1",
+            "SYN to a socket that is closed then, another one listens, ACK 2 s later",
+        ),
+        ("6.12", "tcp_migrate_req=1", CLOSED),
     ],
 )
 def test_a_setting_makes_a_difference_where_it_exists(kernel: str, setting: str, situation: str) -> None:
@@ -126,11 +140,53 @@ def test_a_queue_that_no_client_can_fill_is_said_to_be_none(given: tuple[str, ..
     assert "SYN while the SYN queue is full" in played(*given)
 
 
-def test_a_setting_outside_the_model_is_not_called_harmless() -> None:
-    assert (
-        "net.ipv4.tcp_ecn is not part of the model" in explain("-T", "text", "--sysctl", "tcp_ecn=1").output
-    )
-    assert "not part of the model" not in explain("-T", "text", "--sysctl", "tcp_syncookies=0").output
+def test_migration_keeps_what_close_would_reset() -> None:
+    ((before, after),) = [played("--kernel", "6.12", "--sysctl", "tcp_migrate_req=1")[CLOSED]]
+    assert [step["what"] for step in before["steps"]] == ["packet", "packet", "reset", "packet"]
+    assert [step["what"] for step in after["steps"]] == ["packet", "packet", "moved", "packet"]
+    assert before["packets"][-1]["decision"] == "rst"
+    assert (after["packets"][-1]["decision"], after["accept_queue"]) == ("passed", 1)
+    assert played("--kernel", "5.10", "--sysctl", "tcp_migrate_req=1") == {}
+
+
+def test_challenge_acks_of_a_second_are_used_up() -> None:
+    found = played("--kernel", "6.12", "--sysctl", "tcp_challenge_ack_limit=1")
+    ((before, after),) = found.values()
+    assert (before["packets"][-1]["reply"], after["packets"][-1]["reply"]) == ("ack", None)
+    assert after["packets"][-1]["reason"] == "challenge_ack_limit"
+    assert played("--kernel", "6.12", "--sysctl", "tcp_challenge_ack_limit=0") == {}  # no limit since 6.2
+
+
+def test_cookie_with_ecn_is_refused_before_3_19() -> None:
+    meanwhile = "SYN answered with a cookie, then the settings are changed, then its ACK"
+    before, after = played("--kernel", "3.10", "--sysctl", "tcp_ecn=0")[meanwhile]
+    assert (before["packets"][-1]["decision"], after["packets"][-1]["decision"]) == ("established", "rst")
+    for kernel in ("rhel7", "4.4", "6.12"):
+        assert meanwhile not in played("--kernel", kernel, "--sysctl", "tcp_ecn=0")
+    out = explain("--sysctl", "tcp_ecn=0", "-T", "text").output
+    assert "queued, SYN-ACK with ECE (0, 1)\tqueued, SYN-ACK (0, 1)" in out
+    assert "the SYN-ACK does not accept ECN" in out
+
+
+def test_tw_reuse_is_said_to_change_nothing_and_why() -> None:
+    why = "the listen path never reads it, so no packet that a listener gets is treated differently"
+    assert why in explain("-T", "text", "--sysctl", "tcp_tw_reuse=1").output
+    assert why in explain("-T", "text", "tcp_tw_reuse").output
+    assert played("--sysctl", "tcp_tw_reuse=1") == {}
+
+
+@pytest.mark.parametrize("name", SYSCTLS)
+def test_every_sysctl_changes_a_situation_on_some_kernel_or_says_why_not(name: str) -> None:
+    short = name.rpartition(".")[2]
+    values = {"tcp_synack_retries": 2, "tcp_fastopen": 0x203, "tcp_invalid_ratelimit": 50, "somaxconn": 1,
+              "tcp_max_syn_backlog": 4, "tcp_rto_max_ms": 2000}  # fmt: skip
+    tried = [values[short]] if short in values else [0, 1]
+    changes = [
+        played("--kernel", kernel, "--sysctl", f"{short}={value}")
+        for kernel in ("3.10", "7.2")
+        for value in tried
+    ]
+    assert any(changes) is not bool(LESSONS[name].unread)
 
 
 def test_every_sysctl_says_who_reads_it_and_what_goes_wrong() -> None:
@@ -139,7 +195,7 @@ def test_every_sysctl_says_who_reads_it_and_what_goes_wrong() -> None:
     assert page["default"].startswith("128 (3.10 to ")
     assert page["default"].endswith("to 7.2)")
     assert "next listen()" in page["takes_effect"]
-    assert "not part of the model" in explain("tcp_ecn").output
+    assert "plays what a value changes" in explain("tcp_ecn").output
 
 
 def test_the_reserved_quarter_of_tcp_max_syn_backlog() -> None:

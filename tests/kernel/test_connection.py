@@ -161,6 +161,39 @@ def test_server_that_resets_frees_the_4_tuple(profile: Profile) -> None:
     assert server.receive(ack(1, 30)) is out.RST_NO_REQUEST
 
 
+def challenged(kernel: str, limit: int, count: int, answer: Reply | None = None) -> list[bool]:
+    """Whether each of some connections gets a challenge ACK for a SYN within a millisecond."""
+    server = Server(find(kernel)[0], backlog=50, tcp_challenge_ack_limit=limit)
+    server.connect(*range(1, count + 1))
+    server.stack.witness = lambda _: answer
+    replies = [server.receive(syn(c, 100 + c / 1000)) for c in range(1, count + 1)]
+    assert set(replies) <= {out.CHILD_SYN, out.CHILD_SYN_UNANSWERED}
+    return [reply is out.CHILD_SYN for reply in replies]
+
+
+@pytest.mark.parametrize(("limit", "least", "most"), [(1, 1, 1), (2, 1, 2), (3, 2, 4), (10, 5, 14)])
+def test_challenge_acks_of_a_second_are_few_and_the_wire_tells_how_few(
+    limit: int, least: int, most: int
+) -> None:
+    """Half the limit to one and a half: as many as a 6.18.44 sent at least and at most."""
+    for kernel in ("rhel7", "5.10", "6.18.44"):
+        assert challenged(kernel, limit, 20) == [True] * least + [False] * (20 - least)
+        assert challenged(kernel, limit, 20, "ack") == [True] * most + [False] * (20 - most)
+
+
+def test_no_challenge_acks_at_all_until_6_2() -> None:
+    assert challenged("5.10", 0, 3) == [False] * 3
+    assert challenged("6.18.44", 0, 3) == [True] * 3
+
+
+def test_next_second_has_challenge_acks_of_its_own() -> None:
+    server = Server(find("6.12")[0], tcp_challenge_ack_limit=1)
+    server.connect(1, 2, 3)
+    assert server.receive(syn(1, 100)) is out.CHILD_SYN
+    assert server.receive(syn(2, 110)) is out.CHILD_SYN_UNANSWERED
+    assert server.receive(syn(3, 1200)) is out.CHILD_SYN
+
+
 # ---- TIME_WAIT ----
 
 

@@ -197,7 +197,7 @@ def test_a_stand_in_says_so(release: str, name: str, words: str) -> None:
         ("noble", "6.6", "follows 6.6 stable"),
         ("amazonlinux2", "5.10", "4.14"),
         ("al2023", "6.1", "6.12"),
-        ("sles15", "6.1.0", "6.1.0 stands in"),
+        ("sles15", "6.6.0", "6.6.0 stands in"),
     ],
 )
 def test_a_distribution_means_its_current_kernel_and_says_which(text: str, name: str, words: str) -> None:

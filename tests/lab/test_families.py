@@ -80,6 +80,10 @@ def test_some_request_shows_when_timers_fire_before_the_retries_end(family: str)
             "reopening",
             lambda s: [step.op for step in s.app if step.op in {"close", "open"}] == ["close", "open"],
         ),
+        (
+            "migrating",
+            lambda s: [step.op for step in s.app if step.op in {"close", "open"}][:2] == ["open", "close"],
+        ),
         ("closing", lambda s: s.app[-1].op == "close"),
         ("ipv6", lambda s: s.address == "::" and any(":" in client.address for client in s.clients)),
         ("defer", lambda s: s.defer_accept),

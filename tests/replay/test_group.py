@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -158,3 +158,87 @@ def test_whatever_comes_the_ranges_are_ranges(
     for row in replay(wire, known).packets:
         assert 0 <= row.accept_queue[0] <= row.accept_queue[1] <= 6
         assert 0 <= row.syn_queue[0] <= row.syn_queue[1]
+
+
+# ---- tcp_migrate_req ----
+
+
+def migrating(*backlogs: int, closed: int, at_ms: float = 100, **more: Any) -> Host:
+    """Sockets of which one is closed while what it has moves to the others."""
+    events = [HostEvent(at(at_ms), "close", closed), *more.pop("events", [])]
+    opened = more.pop("opened", ())
+    return replace(
+        shared(*backlogs, events=events, opened=opened, tcp_migrate_req=1, **more), kernel="6.18.44"
+    )
+
+
+def test_connections_of_a_closed_socket_are_the_last_ones_now() -> None:
+    wire = connected(2)
+    wire.ack(1, 200, length=5)
+    wire.ack(2, 210, length=5)
+    wire.handshake(3, 300)
+    result = replay(wire, migrating(4, 4, closed=0))
+    assert not result.mismatches
+    assert [event.detail for event in result.events if event.event == "closed"] == [
+        "1 connections moved to another socket"
+    ]
+    assert last(result) == ("established", "certain", (3, 3), (0, 0))
+
+
+def test_what_moves_may_be_accepted_in_any_order_where_it_is_not_known_who_had_it() -> None:
+    wire = connected(3)
+    wire.ack(2, 300, length=5)
+    known = migrating(4, 4, closed=0, events=[accepted(c, ms, 1) for c, ms in ((2, 200), (3, 210), (1, 220))])
+    result = replay(wire, known)
+    assert not result.mismatches
+
+
+def test_accept_order_is_held_to_where_it_is_known() -> None:
+    """All three were the first socket's: the second one opens just before the first is closed."""
+    events = [accepted(c, ms, 1) for c, ms in ((2, 200), (3, 210), (1, 220))]
+    known = migrating(4, 4, closed=0, events=events, opened=(None, at(90)))
+    wire = connected(3)
+    wire.ack(2, 300, length=5)
+    assert [row.what for row in replay(wire, known).mismatches] == ["unexpected_packet"] * 2
+
+
+def test_ack_of_a_closed_sockets_request_is_the_other_ones() -> None:
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.ack(1, 200)
+    result = replay(wire, migrating(4, 4, closed=0, opened=(None, at(90))))
+    assert not result.mismatches
+    assert last(result) == ("established", "certain", (1, 1), (0, 0))
+
+
+def test_request_moves_with_its_timer_and_counts_there() -> None:
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.syn(2, 200)
+    wire.synack(1, 1020)
+    wire.syn(3, 1500)
+    result = replay(wire, migrating(4, 4, closed=0, opened=(None, at(90))))
+    assert not result.mismatches
+    assert [row.syn_queue for row in result.packets] == [(1, 1), (1, 1), (3, 3)]
+
+
+def test_whose_request_it_was_is_a_range_until_its_timer() -> None:
+    wire = Wire()
+    wire.syn(1, 0)
+    wire.syn(2, 200)
+    result = replay(wire, migrating(4, 4, closed=0))
+    assert result.packets[-1].syn_queue == (1, 2)
+    undecided = replay(wire, migrating(0, 0, closed=0)).packets[-1]
+    assert (undecided.certainty, undecided.rivals) == ("undecided", ("other_listener",))
+
+
+def test_which_of_two_others_gets_it_is_not_known() -> None:
+    wire = connected(1)
+    wire.handshake(2, 300)
+    wire.ack(2, 500, length=5)
+    result = replay(wire, migrating(4, 4, 4, closed=0))
+    assert not result.mismatches
+    assert last(result)[2] == (0, 2)
+    events = [accepted(1, 400, 2), accepted(2, 410, 1)]
+    result = replay(wire, migrating(4, 4, 4, closed=0, events=events))
+    assert not result.mismatches

@@ -29,5 +29,5 @@ def test_different_values_have_different_words(name: str) -> None:
 
 
 def test_defaults_are_the_effective_ones() -> None:
-    assert words.value("defaults", {"net.core.somaxconn": 128}) == "somaxconn 128, tcp_fastopen 1"
-    assert words.value("defaults", {}) == "somaxconn 4096, tcp_fastopen 1"
+    assert words.value("defaults", {"net.core.somaxconn": 128}).startswith("somaxconn 128, tcp_fastopen 1,")
+    assert words.value("defaults", {}).startswith("somaxconn 4096, tcp_fastopen 1,")
