@@ -17,6 +17,8 @@ ACK = 0x10
 URG = 0x20
 ECE = 0x40
 CWR = 0x80
+FLAG_BITS = 0xFF
+"""All of them: what has more in its flags is no plain segment, but a HANDSHAKE or DAMAGED."""
 
 _FLAG_LETTERS = (
     (SYN, "S"),
@@ -150,7 +152,7 @@ def undamaged(segment: Segment) -> Segment:
 
 def flag_text(flags: int) -> str:
     """Flags as a subset of `SAFRPUEC`, in that order."""
-    return _FLAG_TEXT[flags & 0xFF]
+    return _FLAG_TEXT[flags & FLAG_BITS]
 
 
 def end_seq(segment: Segment) -> int:

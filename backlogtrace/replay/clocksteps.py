@@ -16,7 +16,7 @@ from operator import itemgetter, sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from backlogtrace.replay.rows import MismatchRow, OutRow, PacketRow
-from backlogtrace.segment import HANDSHAKE, RST
+from backlogtrace.segment import FLAG_BITS, HANDSHAKE, RST
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,7 +42,6 @@ _DRIFT = 2_000
 _OTHER_RATE = 20
 """A step is larger than what so small a part of the time, an error of the rate, comes to."""
 _AGAINST = 4
-_FLAGS = 0xFF
 _MASK = 0xFFFFFFFF
 _NS = 1_000_000_000
 
@@ -189,7 +188,7 @@ class ClockWatch:
         points, now = self._points, len(self._gaps)
         for segment in segments:
             flags, tsval = segment.flags, segment.tsval
-            if flags > _FLAGS:
+            if flags > FLAG_BITS:
                 if flags & HANDSHAKE:
                     self._bundled = True
                     self._take_whole(segment)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from backlogtrace.kernel import cookie_signs as signs
 from backlogtrace.kernel.cookie_signs import Answer, Offers, Sign
-from backlogtrace.segment import ACK, HANDSHAKE, RST, SYN
+from backlogtrace.segment import ACK, FLAG_BITS, HANDSHAKE, RST, SYN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,6 @@ _TIMER_NS = 500_000_000
 _MEMORY_NS = 120_000_000_000
 _BUDGET = 200_000
 """Packets looked at on the side of an analysis; a flood must not cost twice."""
-_FLAGS = 0xFF
 _WHOLE = 500
 """Whole handshakes among them, at most: a sample, since nothing was refused to them."""
 _USUAL_HZ = (100, 250, 300, 1000)
@@ -380,7 +379,7 @@ class SideWitness:
             return
         singles: list[Segment] = []
         for item in chunk[: self._left]:
-            if item.flags <= _FLAGS:
+            if item.flags <= FLAG_BITS:
                 singles.append(item)
             elif item.flags & HANDSHAKE and self._whole_left:
                 self._whole_left -= 1

@@ -22,7 +22,7 @@ from backlogtrace.replay.firing import Firing
 from backlogtrace.replay.journal import prove
 from backlogtrace.replay.lookahead import Lookahead
 from backlogtrace.replay.ordinary import Ordinary
-from backlogtrace.segment import ACK, DAMAGED, FIN, HANDSHAKE, RST, SYN, undamaged
+from backlogtrace.segment import ACK, DAMAGED, FIN, FLAG_BITS, HANDSHAKE, RST, SYN, undamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 _RELEASE_MASK = 63  # rows leave once in this many packets
 _SAMPLES = 2  # the first of each kind have rows
-_FLAGS = 0xFF
 _CONTROL = SYN | RST | ACK | FIN
 _SYN_RST = SYN | RST
 _SYN_RST_FIN = SYN | RST | FIN
@@ -128,7 +127,7 @@ class Replay:
             track = exact.get(dst)
             if track is None and route.wild:
                 track = route.find(dst)
-            if flags > _FLAGS:
+            if flags > FLAG_BITS:
                 if flags & DAMAGED:
                     self.now, ahead.at = now, index
                     self._damaged(segment)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backlogtrace.replay.calibration import Directions, Vantage
 from backlogtrace.replay.stranger import Stranger
-from backlogtrace.segment import ACK, FIN, HANDSHAKE, RST, SYN, end_seq, seq_after
+from backlogtrace.segment import ACK, FIN, FLAG_BITS, HANDSHAKE, RST, SYN, end_seq, seq_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,7 +60,6 @@ _TAKEN_BACK = 1_000
 _WHOLE_LOOKED_AT = 64
 """Whole handshakes whose SYN-ACK is looked at."""
 _MASK = 0xFFFFFFFF
-_FLAGS = 0xFF
 _OPENING = SYN | ACK | RST
 
 
@@ -247,7 +246,7 @@ class Evidence:
             self.last_ns = segment.time_ns
             src, dst, flags = segment.src, segment.dst, segment.flags
             inbound = dst in exact or (bool(wild) and route.find(dst) is not None)
-            if flags > _FLAGS:  # a whole handshake, or a packet that the server did not get
+            if flags > FLAG_BITS:  # a whole handshake, or a packet that the server did not get
                 if inbound and flags & HANDSHAKE:
                     self.directions.whole += 1
                     self._bits[segment.frame] |= SYNACK_REPLY

@@ -10,7 +10,7 @@ from math import isinf
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel.cookie_signs import option_signs
-from backlogtrace.segment import ACK, RST, SYN, end_seq
+from backlogtrace.segment import ACK, FLAG_BITS, RST, SYN, end_seq
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,6 @@ AHEAD_NS = 1_300_000_000
 """How far ahead the capture may be searched: until the first SYN-ACK timer."""
 _ANSWER_NS = 300_000_000  # a direct answer comes within this
 _SEARCH = 2_000  # segments looked at for one question
-_FLAGS = 0xFF
 _BEHIND = 64  # segments kept for what a RST answers: it is sent at once
 _CREDIT = 1_000_000  # segments that may be looked at before searching has to be earned
 _EARNED = 2  # per segment replayed: a flood must not make this quadratic
@@ -57,7 +56,7 @@ class Lookahead:
         """
         behind = (self._before + self._segments[max(self.at - _BEHIND, 0) : self.at])[-_BEHIND:]
         for earlier in reversed(behind):
-            if earlier.src != rst.dst or earlier.dst != rst.src or earlier.flags > _FLAGS:
+            if earlier.src != rst.dst or earlier.dst != rst.src or earlier.flags > FLAG_BITS:
                 continue
             if rst.flags & ACK:
                 answered = not rst.seq and not earlier.flags & ACK and end_seq(earlier) == rst.ack

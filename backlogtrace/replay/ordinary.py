@@ -156,12 +156,9 @@ class Ordinary:
 
         False when a handshake is not ordinary, see `complete`.
         """
-        if self._events.next_ns > now:
-            while (next_ns := self.next_ns) < now or (next_ns == now and self._open[0][1] < frame):
-                if not self.complete():
-                    return False
-                if self._events.next_ns <= now:
-                    break
+        while self.due(now, frame) and self._events.next_ns > now:
+            if not self.complete():
+                return False
         return True
 
     def complete(self) -> bool:

@@ -45,26 +45,23 @@ def windows() -> list[tuple[int, bytes]]:
     return sorted(packets)
 
 
-def patient_bsd() -> list[tuple[int, bytes]]:
-    """Six clients that never answer: the SYN-ACK comes again after 3 s and 6 s more; one finds no room."""
+def silent_clients(seconds: tuple[int, ...]) -> list[tuple[int, bytes]]:
+    """Six clients that never answer their SYN-ACK, which comes at these seconds; one finds no room."""
     packets = []
     for n in range(1, 7):
         at = 10 * n
         packets.append(packet(at, n, SYN, 1000, 0, OFFERED))
-        packets += [packet(at + 0.1 + s * 1000, n, SYNACK, 7000, 1001, OFFERED) for s in (0, 3, 9)]
+        packets += [packet(at + 0.1 + s * 1000, n, SYNACK, 7000, 1001, OFFERED) for s in seconds]
     packets += [packet(ms, 9, SYN, 1000, 0, OFFERED) for ms in (100, 1100, 20_000)]
     return sorted(packets)
+
+
+def patient_bsd() -> list[tuple[int, bytes]]:
+    return silent_clients((0, 3, 9))
 
 
 def linux() -> list[tuple[int, bytes]]:
-    """The same clients at a server with the timers of Linux."""
-    packets = []
-    for n in range(1, 7):
-        at = 10 * n
-        packets.append(packet(at, n, SYN, 1000, 0, OFFERED))
-        packets += [packet(at + 0.1 + s * 1000, n, SYNACK, 7000, 1001, OFFERED) for s in (0, 1, 3, 7, 15)]
-    packets += [packet(ms, 9, SYN, 1000, 0, OFFERED) for ms in (100, 1100, 20_000)]
-    return sorted(packets)
+    return silent_clients((0, 1, 3, 7, 15))
 
 
 def shown(tmp_path: Path, packets: list[tuple[int, bytes]], *arguments: str) -> tuple[int, str]:
