@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGE = Path(__file__).parents[1] / "backlogtrace"
-BASE = {"segment", "errors"}
+BASE = {"segment", "errors", "collector"}
 MAY_IMPORT = {
     "segment": set[str](),
     "errors": set[str](),
+    "collector": set[str](),
     "kernel": {"segment"},
     "capture": BASE,
     "replay": BASE | {"kernel", "capture"},

@@ -9,7 +9,6 @@ Knows no queue; what a listen socket makes of a handshake is not its business.
 
 from __future__ import annotations
 
-import gc
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +18,7 @@ import numpy as np
 from backlogtrace.capture.emit import endpoints, parse_columns, segments
 from backlogtrace.capture.headers import ACKED, OFFSET_FLAGS, PORTS, SEQ, Headers
 from backlogtrace.capture.select_columns import flow_tags, slots_of
+from backlogtrace.collector import without_collector
 from backlogtrace.segment import (
     ACK,
     CWR,
@@ -368,10 +368,5 @@ def _handshakes(
         *(column[these].tolist() for column in bundles.closings),
     )
     # as in emit.segments()
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with without_collector():
         return list(map(_handshake, zip(*columns, strict=False)))
-    finally:
-        if collecting:
-            gc.enable()

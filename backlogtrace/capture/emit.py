@@ -5,7 +5,6 @@ The options are read as options.parse_options() reads them. Refuses to select.
 
 from __future__ import annotations
 
-import gc
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -35,6 +34,7 @@ from backlogtrace.capture.options import (
     WINDOW_SCALE,
     fast_open_cookie,
 )
+from backlogtrace.collector import without_collector
 from backlogtrace.segment import SYN, Segment
 
 if TYPE_CHECKING:
@@ -208,13 +208,8 @@ def segments(headers: Headers, chosen: Ints, frames: Ints, times: Ints) -> list[
     else:
         columns += _option_columns(parse_columns(headers, chosen), len(chosen))
     # nothing here can be garbage: looking for it among new segments would take a third of the time
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with without_collector():
         return list(map(_segment, zip(*columns, strict=False)))
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _option_columns(found: Options, count: int) -> tuple[Iterable[object], ...]:

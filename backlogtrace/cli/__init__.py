@@ -5,6 +5,7 @@ Knows that asking for help must not wait for anything to be imported. Refuses to
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -27,7 +28,10 @@ def main() -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from backlogtrace.cli.app import run
 
-    return run(arguments)
+    try:
+        return run(arguments)
+    finally:
+        gc.freeze()  # or Python looks for cycles in all that is left once more before it ends
 
 
 def _show(text: str, *, usage_error: bool) -> int:

@@ -166,7 +166,7 @@ class Acceptance:
 
     def entered(self, track: Track, now_ns: int) -> None:
         """A connection entered the accept queue of a listener."""
-        self._floor_of(track.name).entered(now_ns)
+        (self.floors.get(track.name) or self._floor_of(track.name)).entered(now_ns)
 
     def _floor(self, end: bytes) -> Floor:
         track = self._route.find(end)
@@ -183,9 +183,13 @@ class Acceptance:
 
     def served(self, child: Child, track: Track) -> None:
         """The server's application uses a connection: it and all before it were accepted."""
-        listener = child.listener
-        while not child.accepted and self._accept(listener, track):
-            pass
+        waiting = child.listener.accept_queue
+        taken = 0
+        while not child.accepted and waiting:
+            child.listener.accept()
+            taken += 1
+        self.accepts += taken
+        track.summary.accepted += taken
         child.accepted = True
 
     def make_room(self, listener: ListenSocket) -> None:

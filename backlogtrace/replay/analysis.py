@@ -6,15 +6,14 @@ anything.
 
 from __future__ import annotations
 
-import gc
 from bisect import bisect_right
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from backlogtrace.collector import without_collector
 from backlogtrace.errors import UsageError
 from backlogtrace.kernel import profiles
 from backlogtrace.kernel.settings import make_settings
@@ -170,7 +169,7 @@ class Analysis:
                 self.many = journal.many
         self.header.kernel = profile.name
         self.header.assumed = assumed
-        with _without_collector():
+        with without_collector():
             rows = self._replay(replay, chain([first], chunks))
             yield from rows if self._steps is None else map(self._steps.captured, rows)
         self._finish(replay)
@@ -193,7 +192,7 @@ class Analysis:
     def work_out(self) -> Recording:
         """Read the capture and work out what is not known of its host."""
         reader, watch = self._reader(), ClockWatch()
-        with _without_collector():
+        with without_collector():
             reader.read(watch.watched(self._chunks(reader.route)))
         self._damage.settle(self._capture.info)
         steps = watch.steps()
@@ -416,18 +415,6 @@ class Analysis:
                 yield f"{name} may be no Linux server: {proof}", "C"
         if self._missing:
             yield self._missing, "D"
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """For millions of small objects without cycles: the garbage collector would only cost time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _settled(segments: list[Segment]) -> int:

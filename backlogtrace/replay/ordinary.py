@@ -130,8 +130,8 @@ class Ordinary:
             or track.group is not None
             or socket.defer_accept
             or ((shown or self.acceptance is None) and socket.accept_queue_full())
-            or socket.syn_queue_refuses(socket.qlen)
             or socket.settings.tcp_syncookies == 2  # noqa: PLR2004 - always
+            or socket.syn_queue_refuses(socket.qlen)
             or item.src + item.dst in self._stack.ehash
         ):
             return False
@@ -156,7 +156,11 @@ class Ordinary:
 
         False when a handshake is not ordinary, see `complete`.
         """
-        while self.due(now, frame) and self._events.next_ns > now:
+        events, waiting = self._events, self._open
+        # due() written out: this is asked for every handshake
+        while (when := self.next_ns) < now or (when == now and waiting[0][1] < frame):
+            if events.next_ns <= now:
+                return True
             if not self.complete():
                 return False
         return True
@@ -204,7 +208,8 @@ class Ordinary:
                 closed(self._stack, child, item, now)
             return True
         child = socket.add_child(key, now, item.tsval, item.rcv_nxt)
-        self._events.after_packet(track, now)
+        if self._events.immediate:
+            self._events.after_packet(track, now)
         if self.acceptance is not None and item.served_ns >= 0:
             self._later(item.served_ns, track, item, child)
         elif item.closed:
