@@ -156,9 +156,10 @@ class Damage:
         if not syn and (not served or segment.flags & SYN):
             return False
         client, server = segment.src, segment.dst
-        for looked, later in enumerate(islice(waiting, place + 1, None)):
+        for number in range(place + 1, len(waiting)):
+            later = waiting[number]
             self._credit -= 1
-            if looked == _SEARCH or self._credit < 0:
+            if number - place > _SEARCH or self._credit < 0:
                 return False  # taken for received: that it was not cannot be shown
             if later.time_ns > segment.time_ns + _ANSWER_NS:
                 break

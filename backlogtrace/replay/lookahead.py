@@ -5,7 +5,6 @@ Used only where the facts given leave open what the kernel did.
 
 from __future__ import annotations
 
-from itertools import islice
 from math import isinf
 from typing import TYPE_CHECKING
 
@@ -70,8 +69,9 @@ class Lookahead:
         """The segments from index `start` on, as many as may be looked at."""
         if self._credit <= 0:
             return iter(())
-        self._credit -= min(_SEARCH, len(self._segments) - start)
-        return islice(self._segments, start, start + _SEARCH)
+        stop = min(start + _SEARCH, len(self._segments))
+        self._credit -= stop - start
+        return map(self._segments.__getitem__, range(start, stop))  # islice() would count up to the start
 
     def answer(self, segment: Segment) -> Reply | None:
         """The server's next packet to the client, before the client sends again."""
