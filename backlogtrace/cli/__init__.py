@@ -12,6 +12,9 @@ import sys
 COMPLETION = "_BACKLOGTRACE_COMPLETE"
 """Set by the shell when it asks for completions (click's convention)."""
 
+_MANY_OBJECTS = 1_000_000
+"""New objects after which Python looks for cycles among them: there are few, and it takes long."""
+
 
 def main() -> int:
     """Run the command line; returns the exit code.
@@ -26,6 +29,7 @@ def main() -> int:
         return _show(text, usage_error=not arguments)
     # numpy's linear algebra is not used; starting its threads costs more than importing the rest
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(_MANY_OBJECTS)
     from backlogtrace.cli.app import run
 
     try:

@@ -24,7 +24,6 @@ from backlogtrace.cli.options import (
     parse_fail_on,
     parse_model,
 )  # fmt: skip
-from backlogtrace.collector import without_collector
 from backlogtrace.report import FORMATS
 
 if TYPE_CHECKING:
@@ -87,8 +86,7 @@ def analyze(captures: tuple[str, ...], **values: Any) -> int:  # fmt: skip
     model = parse_model(
         values, all_packets=everything, routine_rows=routine_rows, every_row=routine_rows or values["strict"]
     )
-    with without_collector():
-        header, listeners, undecided = _analyze(captures, model, values)
+    header, listeners, undecided = _analyze(captures, model, values)
     return _verdict(header, listeners, fail_on=fail_on, strict=values["strict"], undecided=undecided)
 
 

@@ -8,7 +8,7 @@ differently. Refuses to turn a guess into a fact.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from math import inf
@@ -171,7 +171,7 @@ class Recording:
         """All of them in order; None when there were more than `limit`."""
         self.sample: list[Segment] = []
         """Those around the first trouble."""
-        self._before: list[Segment] = []
+        self._before: deque[Segment] = deque(maxlen=_LATELY)
         """The last packets: trouble is noticed some time after it began."""
 
     def add(self, chunk: list[Segment], trouble_ns: int | None) -> None:
@@ -181,12 +181,12 @@ class Recording:
             if len(self.items) > self._limit:
                 self.items = None
         if trouble_ns is None:
-            self._before = (self._before + chunk)[-_LATELY:]
+            self._before += chunk
         elif self._before:
-            around = self._before + chunk
+            around = [*self._before, *chunk]
             start = bisect_left(around, trouble_ns, key=attrgetter("time_ns"))
             self.sample = around[max(0, start - _BEFORE) :]
-            self._before = []
+            self._before.clear()
         elif len(self.sample) < _SAMPLE:
             self.sample += chunk
 
