@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     """(offsets of packets, their captured bytes, what comes before each in a block without comment)"""
     Scan = Callable[[Data, int, int], tuple[Sized, int]]
 
-WINDOW = 2 << 20
-"""Bytes copied together: in larger pieces the memory would be fetched from the system each time."""
+WINDOW = 32 << 20
+"""Bytes in which packets are looked for together."""
+_TOGETHER = 2 << 20
+"""Bytes put together before they are written: more would need new memory each time."""
 MAX_COMMENT = 60_000
 """Bytes of a comment at most; an option has room for 65535."""
 _OPT_COMMENT, _OPT_TSRESOL = 1, 9
@@ -147,21 +149,25 @@ class _Copier:
         self._word = Struct(order + "I")
 
     def _flush(self) -> None:
-        self._out.write(b"".join(self._pieces))
-        self._pieces.clear()
+        pieces = self._pieces
+        self._out.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        pieces.clear()
 
     def _copy(self, data: Data, at: int, stop: int) -> None:
         """Writes the whole blocks of `data[at:stop]`."""
         comments, add, head = self._comments, self._pieces.append, self._head
         view = memoryview(data)
         frame, due = self._frame, comments.due
-        run, with_options = at, _WITH_OPTIONS
+        run, with_options, written = at, _WITH_OPTIONS, at
         while at < stop:
             kind, size = head(data, at)
             if kind in with_options:
                 frame += 1
                 if frame == due:
                     add(view[run:at])
+                    if at - written > _TOGETHER:
+                        self._flush()
+                        written = at
                     run = at + size
                     self._packet(data[at:run])
                     due = comments.due
@@ -246,7 +252,13 @@ class _Converter:
     def scan(self, data: Data, start: int, end: int) -> tuple[Sized, int]:
         """Writes the packets in `data[start:end]`; what scan() of a framer gives back."""
         found, stop = self._scan(data, start, end)
-        self._convert(data, *(self._plain(found) if isinstance(found, list) else self._columns(found)))
+        if isinstance(found, list):
+            self._convert(data, *self._plain(found))
+            return found, stop
+        records: Records = found  # type: ignore[assignment]
+        step = max(1, len(records) * _TOGETHER // max(1, stop - start))
+        for first in range(0, len(records), step):
+            self._convert(data, *self._columns(records.chosen(slice(first, first + step))))
         return found, stop
 
     def _plain(self, records: list[Record]) -> Heads:
@@ -258,10 +270,9 @@ class _Converter:
             heads.append(pack(ENHANCED_PACKET, size, 0, high, low, caplen, wirelen))
         return [record[0] for record in records], [record[1] for record in records], heads
 
-    def _columns(self, found: Sized) -> Heads:
+    def _columns(self, records: Records) -> Heads:
         import numpy as np
 
-        records: Records = found  # type: ignore[assignment]
         heads = np.zeros((len(records), 7), self._order + "u4")
         ticks = records.time_ns // self._unit_ns
         heads[:, 0] = ENHANCED_PACKET

@@ -63,6 +63,8 @@ class Offers(NamedTuple):
 def weigh(signs: Iterable[Sign]) -> tuple[Origin, float]:
     """(what the signs say, the sum of their odds); contradicting proofs say nothing."""
     odds = [sign.odds for sign in signs]
+    if not odds:
+        return "either", 0.0
     if inf in odds and -inf in odds:
         return "either", 0.0
     total = sum(odds)

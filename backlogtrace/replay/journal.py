@@ -207,12 +207,14 @@ def prove(row: PacketRow, reply: Segment, witness: SideWitness | None = None) ->
         else:
             _now_certain(row)
         return
-    verdict, proved = known.verdict, known.proved
-    agrees = (verdict == "cookie") == (other == "queued")
-    if verdict == "either" or not agrees:
+    verdict = known.verdict
+    if verdict == "either":
         row.rivals = (*row.rivals, other)
-        row.certainty = "undecided" if proved else row.certainty
-    elif proved and _LOOK_THE_SAME.isdisjoint(row.rivals):
+    elif (verdict == "cookie") != (other == "queued"):
+        row.rivals = (*row.rivals, other)
+        if known.proved:
+            row.certainty = "undecided"
+    elif known.proved and _LOOK_THE_SAME.isdisjoint(row.rivals):
         row.certainty = "certain"
 
 

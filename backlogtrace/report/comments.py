@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from backlogtrace.replay.rows import EventRow, OutRow, PacketRow
+from backlogtrace.replay.rows import EventRow, MismatchRow, OutRow, PacketRow
 from backlogtrace.report.digest import digest
 from backlogtrace.report.safe import safe
 from backlogtrace.report.verdict import verdict
 from backlogtrace.report.words import added, span
 
 if TYPE_CHECKING:
+    from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.replay.rows import Header, ListenerSummary, Row, Span
     from backlogtrace.report import Analysis
     from backlogtrace.report.digest import Kind
@@ -43,12 +44,16 @@ COLORS: tuple[tuple[str, str, tuple[int, int, int], tuple[int, int, int]], ...] 
 """(name, what follows PREFIX, background, text), worst first: Wireshark takes the first that fits."""
 
 
-class _Part(NamedTuple):
-    """What one row says about a frame; what fits in the accept queue of `listener` comes between."""
+class _Decided(NamedTuple):
+    """What one row says about a packet of a client, as in PacketRow."""
 
-    head: str
     listener: str
-    tail: str
+    outcome: Outcome
+    accept_queue: tuple[int, int]
+    syn_queue: tuple[int, int]
+    certainty: str
+    resolved_by: int | None
+    rivals: tuple[str, ...]
 
 
 class PacketComments:
@@ -56,8 +61,9 @@ class PacketComments:
 
     def __init__(self, analysis: Analysis) -> None:
         """Consumes `analysis`."""
-        self._parts: dict[int, _Part | list[_Part]] = {}
-        self._known: dict[str, str] = {}
+        self._parts: dict[int, _Decided | str | list[_Decided | str]] = {}
+        self._words: dict[Outcome, tuple[str, str]] = {}
+        """How the comment on a decision begins and ends."""
         self._judging: set[str] = set()
         """Listeners that have judged a packet."""
         self._moving: set[str] = set()
@@ -79,54 +85,57 @@ class PacketComments:
     def text(self, frame: int) -> str:
         """The comment of one packet."""
         parts = self._parts[frame]
-        if isinstance(parts, _Part):
-            return self._text(parts)
-        return _NEXT.join(map(self._text, parts))
+        return _NEXT.join(map(self._text, parts)) if type(parts) is list else self._text(parts)  # type: ignore[arg-type]
 
-    def _text(self, part: _Part) -> str:
-        fits = self._fits.get(part.listener, "") if part.listener else ""
-        return f"{PREFIX}{part.head}{fits}{part.tail}"
+    def _text(self, part: _Decided | str) -> str:
+        if type(part) is not _Decided:
+            return f"{PREFIX}{part}"
+        listener, outcome, accept, syn, certainty, proof, rivals = part
+        words = self._words.get(outcome)
+        if words is None:
+            words = self._words[outcome] = _words(outcome)
+        start, end = words
+        fits = self._fits.get(listener, "")
+        proved = "" if proof is None else f" by frame {proof}"
+        others = f" or {', '.join(rivals)}" if rivals else ""
+        return f"{start}{span(accept)}{fits} syn {span(syn)}{_BETWEEN}{certainty}{proved}{others}{end}"
 
     def _add(self, row: Row) -> None:
         """Take the next row."""
-        listener = ""
-        if isinstance(row, PacketRow):
-            frame, listener = row.segment.frame, row.listener
-            head, tail = _decided(row)
-            self._judging.add(listener)
-        elif isinstance(row, OutRow):
-            frame, head, tail = row.segment.frame, _sent(row), ""
-        elif isinstance(row, EventRow):
+        part: _Decided | str
+        if type(row) is PacketRow:
+            frame = row.segment.frame
+            part = _Decided(
+                row.listener, row.outcome, row.accept_queue, row.syn_queue,
+                row.certainty, row.resolved_by, row.rivals,
+            )  # fmt: skip
+            self._judging.add(row.listener)
+        elif type(row) is OutRow:
+            frame, part = row.segment.frame, _sent(row)
+        elif type(row) is EventRow:
             if row.event == "listen" and row.listener in self._judging:
                 self._moving.add(row.listener)
             return
-        elif row.frame is None:
-            return
         else:
-            frame, head, tail = row.frame, f"mismatch ({row.what}) {safe(row.detail, _LIMIT)}", ""
-        # many packets get the same words: kept once
-        kept = self._known.setdefault
-        part = _Part(kept(head, head), listener, kept(tail, tail))
+            assert type(row) is MismatchRow
+            if row.frame is None:
+                return
+            frame, part = row.frame, f"mismatch ({row.what}) {safe(row.detail, _LIMIT)}"
         before = self._parts.get(frame)
         if before is None:
             self._parts[frame] = part
-        elif isinstance(before, _Part):
-            self._parts[frame] = [before, part]
-        else:
+        elif type(before) is list:
             before.append(part)
+        else:
+            self._parts[frame] = [before, part]  # type: ignore[list-item]
 
 
-def _decided(row: PacketRow) -> tuple[str, str]:
-    """What comes before and after what fits in the accept queue."""
-    outcome = row.outcome
-    proof = "" if row.resolved_by is None else f" by frame {row.resolved_by}"
-    rivals = f" or {', '.join(row.rivals)}" if row.rivals else ""
-    parts = [f" syn {span(row.syn_queue)}", f"{row.certainty}{proof}{rivals}"]
-    if outcome.counters:
-        parts.append(added(outcome.counters))
+def _words(outcome: Outcome) -> tuple[str, str]:
+    """The comment on a decision up to the length of the accept queue, and from the counters on."""
+    parts = [added(outcome.counters)] if outcome.counters else []
     parts.append(f"{outcome.rule}@{outcome.function}")
-    head = f"{outcome.decision} ({outcome.reason}) accept {span(row.accept_queue)}"
-    return head, _BETWEEN.join(parts)
+    start = f"{PREFIX}{outcome.decision} ({outcome.reason}) accept "
+    return start, _BETWEEN.join(["", *parts])
 
 
 def _sent(row: OutRow) -> str:
