@@ -96,7 +96,7 @@ class BundleSource:
         self._closed = bundles.closings.closed
         self._block = -1
         self._found: list[Segment] = []
-        self._opening_block = -1
+        self._first_opening = self._next_opening = 0
         self._openings: list[Segment] = []
 
     def segments(self, number: int) -> list[Segment]:
@@ -111,14 +111,15 @@ class BundleSource:
 
     def opening(self, number: int) -> list[Segment]:
         """See HandshakeSource."""
-        first = number // _BLOCK * _BLOCK
-        if first != self._opening_block:
-            bounds = self._bounds[first : first + _BLOCK + 1]
+        if not self._first_opening <= number < self._next_opening:
+            # who asks for one after the other will ask for all
+            size = 8 * _BLOCK if number == self._next_opening else _BLOCK
+            bounds = self._bounds[number : number + size + 1]
             begins, ends = bounds[:-1], bounds[1:]
-            proofs = ends - 1 - 2 * self._closed[first : first + _BLOCK]
+            proofs = ends - 1 - 2 * self._closed[number : number + len(ends)]
             self._openings = self._some(np.stack((begins, begins + 1, begins + 2, proofs), axis=1).ravel())
-            self._opening_block = first
-        start = 4 * (number - first)
+            self._first_opening, self._next_opening = number, number + len(ends)
+        start = 4 * (number - self._first_opening)
         packets = self._openings[start : start + 4]
         # where the proof has a FIN it is not in the item, and the last packet is the client's
         return packets if packets[3].src == packets[1].src else packets[:3]
