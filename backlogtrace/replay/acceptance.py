@@ -17,6 +17,7 @@ from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, die
 from backlogtrace.kernel.request import Request
 from backlogtrace.replay.evidence import (
+    CLOCK_SIGN,
     COOKIE_SIGN,
     CROSSED,
     FASTOPEN_SIGN,
@@ -54,6 +55,8 @@ _LAST_WORD_NS = 1_300_000_000
 _LATELY_NS = 1_000_000_000
 _AT_ONCE_NS = 10_000_000
 _SAFE_REPEATS = 2
+_BY_CHANCE = 3
+"""Four ticks of 64: how weakly the clock of a SYN-ACK speaks against a cookie, in missing SYN-ACKs."""
 _CLEARLY = 3  # one explanation is this much likelier than the other
 
 
@@ -120,7 +123,7 @@ class Acceptance:
         self.accepts = 0
         """accept() calls assumed so far."""
         self.weak = 0
-        """Those among them that only a missing SYN-ACK speaks for."""
+        """Those among them that only a missing SYN-ACK speaks for, and chances as slim."""
         self.relieved: list[int] = []
         """When a full queue had room again (ns), the first time after each refusal: it may have been made
         longer then, instead."""
@@ -395,6 +398,8 @@ class Acceptance:
             self._contradiction(
                 syn, "wrong_reply", f"{outcome.decision} in the model, the SYN-ACK does not look like it"
             )
+        elif outcome.decision == "cookie" and bits & CLOCK_SIGN:
+            self.weak += _BY_CHANCE
         child = bool(bits & FASTOPEN_SIGN)
         if syn.length and bits & SYNACK_REPLY and child != (outcome.decision == "fastopen"):
             taken = "acknowledged" if child else "not acknowledged"

@@ -45,6 +45,8 @@ FOREIGN = 0x400
 """The connection began before the capture."""
 CROSSED = 0x800
 """A SYN-ACK that came again so soon after the client's packet that it may have been sent before it."""
+CLOCK_SIGN = 0x1000
+"""A SYN: the SYN-ACK that answers it shows the server's clock, as few cookies' do by chance."""
 REPLY = SYNACK_REPLY | RST_REPLY | ACK_REPLY
 
 REPLY_NS = 300_000_000
@@ -74,6 +76,8 @@ class _Flow:
     pending: tuple[tuple[int, int], ...] = ()
     """Frame and sequence number (-1: no data) of the client's packets since then."""
     pending_ns = 0
+    ignored_ns = 0
+    """When it sent the first of them, where it had to send its data again."""
     last = 0
     """Frame of the client's last packet while it has no reply."""
     last_ns = 0
@@ -290,8 +294,6 @@ class Evidence:
         for known in self.listening.values():
             self._judge_syns(known, None)
             self._judge_acks(known, self.last_ns)
-            known.refused = array("q", sorted(known.refused))
-            known.taken = array("q", sorted(known.taken))
         for end, starts in _bursts(self._resets).items():
             known = self._known(end)
             if not known.closed and starts[-1] > known.alive_ns and starts[-1] < self.last_ns - _BURST_NS:
@@ -299,6 +301,9 @@ class Evidence:
         self._leave(self._older)
         self._leave(self._flows)
         self._older, self._flows = {}, {}
+        for known in self.listening.values():
+            known.refused = array("q", sorted(known.refused))
+            known.taken = array("q", sorted(known.taken))
 
     def _known(self, end: bytes) -> Listening:
         found = self.listening.get(end)
@@ -333,6 +338,9 @@ class Evidence:
             if flow.synack is None or flow.used:
                 continue
             end = key[len(key) // 2 :]
+            if flow.ignored_ns and not flow.repeats and flow.last_ns < alone:
+                # nobody took its data, and the kernel had no retries left for its request
+                self._known(end).refused.append(flow.ignored_ns)
             if flow.pending:
                 # close() of a listener resets what waits in its accept queue: this one was not in it
                 if any(start > flow.last_ns for start in bursts.get(end, ())):
@@ -379,6 +387,7 @@ class Evidence:
                 for frame, _ in flow.pending[: again[-1] + 1]:
                     self._bits[frame] |= IGNORED
                 flow.pending = flow.pending[again[-1] + 1 :]
+                flow.ignored_ns = flow.ignored_ns or flow.pending_ns
         if not flow.pending:
             flow.pending_ns = segment.time_ns
         flow.pending = (*flow.pending, (segment.frame, seq))
@@ -581,7 +590,7 @@ class Evidence:
         if 3 <= skew < 70:  # noqa: PLR2004 - rounding of two clocks, 63 ms and a tick of 4
             self._sign(syn, cookie=True)
         elif -3 <= skew <= 1:  # noqa: PLR2004
-            self._sign(syn, cookie=False)
+            self._bits[syn.frame] |= CLOCK_SIGN
 
     def _sign(self, syn: Segment, *, cookie: bool) -> None:
         self._bits[syn.frame] |= COOKIE_SIGN if cookie else REQUEST_SIGN

@@ -16,7 +16,7 @@ from backlogtrace.replay.hypothesis import KERNELS, SYSCTLS, UNLIMITED, Change, 
 from backlogtrace.replay.trial import Score, attempt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from backlogtrace.replay.evidence import Evidence, Listening
     from backlogtrace.replay.host import Host, HostListener
@@ -63,6 +63,8 @@ CONTRADICTION = 6.0
 """-log of how rarely the wire contradicts the truth."""
 _MANY = 20  # SYN-ACKs that a request would have repeated
 _CHANGE_TIMES = 8
+_FITTED = 2
+_NEAR_BACKLOGS = 5
 _SWITCHES = {"syncookies": (0, 1, 2), "abort": (0, 1)}
 """Settings that are tried to have been changed on the way."""
 _CHANGES = 3
@@ -205,7 +207,7 @@ class Search:
         best = self.ranked()[0]
         if not best.score.contradictions:
             return False
-        changed = {found.hypothesis for found in self.ranked()[:3]} | set(self._longest_right())
+        changed = {found.hypothesis for found in self.ranked()[:3]} | set(self._longest_right(self._tried))
         for hypothesis in changed:
             score = self._tried[hypothesis]
             times = sorted({noted.time_ns - 1 for noted in score.noted})[:_CHANGE_TIMES]
@@ -245,6 +247,19 @@ class Search:
                 for change in self._variations():
                     if "kernel" not in change:
                         self._try(replace(mine, **change))  # type: ignore[arg-type]
+            if not (best.hypothesis.changes or self._fits(kernel, best)):
+                self._fit_change(kernel)
+
+    def _fit_change(self, kernel: str) -> None:
+        """Try a second listen() with a kernel, just before what contradicts it."""
+        own = [one for one in self._tried if one.kernel == kernel and not one.changes]
+        for hypothesis in self._longest_right(own)[:_FITTED]:
+            score = self._tried[hypothesis]
+            length = min(hypothesis.backlog, score.reach)
+            near = sorted(self._backlogs, key=lambda backlog: abs(backlog - length))[:_NEAR_BACKLOGS]
+            for when in (score.noted[0].time_ns - 1, *(relieved - 1 for relieved in score.relieved)):
+                for backlog in near:
+                    self._try_change(hypothesis, Change(when, "listen", backlog))
 
     def _fits(self, kernel: str, best: Found) -> bool:
         """Whether some server with this kernel is as free of contradictions as the best one."""
@@ -253,14 +268,14 @@ class Search:
             for h, score in self._tried.items()
         )
 
-    def _longest_right(self) -> list[Hypothesis]:
+    def _longest_right(self, some: Iterable[Hypothesis]) -> list[Hypothesis]:
         """Those that nothing contradicts for the longest time: something may have been changed then."""
 
         def key(hypothesis: Hypothesis) -> tuple[int, float]:
             noted = self._tried[hypothesis].noted
             return -noted[0].time_ns, hypothesis.implausibility()
 
-        return heapq.nsmallest(_WIDTH, (h for h, score in self._tried.items() if score.noted), key=key)
+        return heapq.nsmallest(_WIDTH, (h for h in some if self._tried[h].noted), key=key)
 
     def _try_change(self, hypothesis: Hypothesis, change: Change) -> None:
         self._try(replace(hypothesis, changes=(*hypothesis.changes, change)))

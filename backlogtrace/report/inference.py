@@ -40,7 +40,7 @@ _WHY_OPEN = {
     "fastopen_qlen": "the Fast Open queue was not seen full",
 }
 _APPLICATIONS = {
-    1: "a test server",
+    1: "test servers",
     5: "Python socketserver and http.server",
     10: "Apache Thrift, many tutorials",
     50: "Java ServerSocket",
@@ -50,7 +50,6 @@ _APPLICATIONS = {
     512: "uWSGI on some systems, Kestrel",
     1024: "HAProxy, Envoy, Jetty on some systems",
     2048: "gunicorn, Uvicorn",
-    4096: "net.core.somaxconn since 5.4: Go and others that ask for the most",
 }
 """Effective backlogs that applications are known for."""
 _SHOWN = 8
@@ -206,7 +205,7 @@ def _sentences(one: ListenerInference) -> list[str]:
 
 
 def _application(one: ListenerInference) -> str | None:
-    if one.alternatives("backlog") or one.partial:
+    if one.alternatives("backlog") or one.partial or one.ranked[0].hypothesis.backlog == UNLIMITED:
         return None
     return _APPLICATIONS.get(one.ranked[0].hypothesis.backlog)
 
