@@ -217,7 +217,8 @@ def _difference(best: Hypothesis, rival: Hypothesis) -> str:
         if getattr(best, name) != getattr(rival, name)
     ]
     if best.changes != rival.changes:
-        parts.append("nothing changed on the way" if not rival.changes else "another change on the way")
+        change = "another change" if best.changes else "a change"
+        parts.append(f"{change} on the way" if rival.changes else "nothing changed on the way")
     return ", ".join(parts)
 
 

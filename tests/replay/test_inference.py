@@ -29,6 +29,8 @@ BACKLOGS = {
     "overflow-expired-rst-5.15": None,
     "cookie-ack-overflow-silent-5.4": None,
     "defer-and-full-queue-3.10": None,
+    "ignored-data-no-repetition-3.10": None,
+    "cookie-with-the-clock-6.1": None,
 }
 """Recordings in which a queue was full: their effective backlog (None: as in the host file)."""
 
@@ -142,6 +144,15 @@ def test_a_kernel_that_fits_with_other_settings_is_named() -> None:
     assert "5.10" in {found.ranked[0].hypothesis.kernel, *found.alternatives("kernel")}
     assert by_kernel["5.15"].backlog == by_kernel["5.10"].backlog + 1
     assert set(found.alternatives("kernel")) | {found.ranked[0].hypothesis.kernel} <= {*by_kernel}
+
+
+def test_a_kernel_that_fits_with_a_second_listen_is_named() -> None:
+    """Others explain without one what was let in after it: they are plainer, but not the only ones."""
+    found = found_in("second-listen-5.4")
+    assert not found.ranked[0].hypothesis.changes
+    (true,) = [one.hypothesis for one in found.kernels() if one.hypothesis.kernel == "5.4"]
+    assert [(change.name, change.value) for change in true.changes] == [("listen", 2)]
+    assert "5.4" in found.alternatives("kernel")
 
 
 def test_every_kernel_is_tried_with_the_settings_that_suit_it(monkeypatch: pytest.MonkeyPatch) -> None:
