@@ -206,10 +206,11 @@ def _accept_queue(result: Verdict, summary: ListenerSummary, spans: dict[Kind, S
     if number := reasons.get(SYN_REFUSED):
         parts.append(f"{count(number, 'SYN was', 'SYNs were')} dropped (the client sends it again)")
     if number := reasons.get(ACK_REFUSED):
+        repeats = summary.sysctl.get("net.ipv4.tcp_synack_retries", 1)
+        again = " and repeats its SYN-ACK" if repeats else ""
         parts.append(
             f"{count(number, 'segment')} that would have completed a handshake {_was(number)} ignored (the "
-            f"client "
-            "believes it is connected, the server still waits and repeats its SYN-ACK)"
+            f"client believes it is connected, the server still waits{again})"
         )
     if number := reasons.get(COOKIE_REFUSED):
         parts.append(
