@@ -190,6 +190,11 @@ class Recording:
         elif len(self.sample) < _SAMPLE:
             self.sample += chunk
 
+    def finish(self, trouble_ns: int | None) -> None:
+        """All packets were added; some trouble is noticed only then."""
+        if trouble_ns is not None and not self.sample:
+            self.sample = list(self._before)
+
 
 class Reader:
     """The first pass over a capture: finds listeners, gathers evidence, keeps packets."""
@@ -228,13 +233,15 @@ class Reader:
                     self.listeners.append(HostListener(address.strip("[]"), int(port), self._backlog))
             evidence.see(chunk, self.route)
             self.recording.add(chunk, evidence.trouble_ns())
+        evidence.finish()
+        self.recording.finish(evidence.trouble_ns())
         items = self.recording.items
         if items is not None and self._troubled() and any(item.flags & HANDSHAKE for item in items):
             # how the reader put handshakes together must make no difference to what is found
             self.recording.items = items = singles(items)
             self.evidence = evidence = Evidence()
             evidence.see(items, self.route)
-        evidence.finish()
+            evidence.finish()
 
     def _troubled(self) -> bool:
         return any(known.troubled for known in self.evidence.listening.values())

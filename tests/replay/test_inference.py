@@ -294,3 +294,16 @@ def test_an_ignored_ack_is_not_certain_where_a_short_deferral_would_look_the_sam
     assert refused[0].resolved_by is not None
     assert (refused[0].certainty, refused[0].rivals) == ("likely", ("defer_accept",))
     assert (refused[2].certainty, refused[2].rivals) == ("certain", ())
+
+
+def test_trouble_noticed_at_the_end_of_a_large_capture_is_looked_for_among_the_last_packets() -> None:
+    packets = [segment(SYN, c) for c in range(9)]
+    recording = inference.Recording(limit=3)
+    for start in range(0, 9, 3):
+        recording.add(packets[start : start + 3], None)
+    assert recording.items is None
+    assert recording.sample == []
+    recording.finish(None)
+    assert recording.sample == []
+    recording.finish(packets[4].time_ns)
+    assert recording.sample == packets
