@@ -200,12 +200,12 @@ class Acceptance:
         while listener.accept_queue_full() and self._accept(listener):
             pass
 
-    def _accept(self, listener: ListenSocket, track: Track | None = None) -> bool:
+    def _accept(self, listener: ListenSocket) -> bool:
         child = listener.accept()
         if child is None:
             return False
         self.accepts += 1
-        (track or self._route.of(child.key)).summary.accepted += 1
+        self._route.of(child.key).summary.accepted += 1
         return True
 
     def _full(self, listener: ListenSocket, segment: Segment) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from backlogtrace.collector import without_collector
 from backlogtrace.errors import UsageError
@@ -19,32 +19,30 @@ from backlogtrace.kernel import profiles
 from backlogtrace.kernel.settings import make_settings
 from backlogtrace.kernel.stack import Stack
 from backlogtrace.replay.calibrate import server_clock
-from backlogtrace.replay.calibration import Copies
-from backlogtrace.replay.checksums import Damage
-from backlogtrace.replay.clocksteps import ClockWatch, Steps
 from backlogtrace.replay.cookie_witness import SideWitness
 from backlogtrace.replay.discovery import listening
 from backlogtrace.replay.engine import Replay
 from backlogtrace.replay.events import EventQueue
 from backlogtrace.replay.group import Group
 from backlogtrace.replay.host import AcceptModel, Host, HostListener
-from backlogtrace.replay.inference import Reader, infer, singles
+from backlogtrace.replay.inference import Reader, infer
+from backlogtrace.replay.intake import Intake
 from backlogtrace.replay.journal import Journal
 from backlogtrace.replay.lookahead import AHEAD_NS
 from backlogtrace.replay.route import Route
 from backlogtrace.replay.rows import Header, ListenerSummary
 from backlogtrace.replay.track import Track
-from backlogtrace.segment import DAMAGED, endpoint, endpoint_text, undamaged
+from backlogtrace.segment import endpoint, endpoint_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Literal
 
     from backlogtrace.capture import Capture
-    from backlogtrace.capture.info import CaptureInfo
     from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.kernel.path import Check
     from backlogtrace.kernel.settings import Settings
+    from backlogtrace.replay.clocksteps import Steps
     from backlogtrace.replay.inference import Inference, Recording
     from backlogtrace.replay.rows import Row, Span
     from backlogtrace.segment import Segment
@@ -82,7 +80,7 @@ class Analysis:
     """Iterate for the rows, once; `header` and `listeners` are complete afterwards."""
 
     def __init__(self, capture: Capture, host: Host | None, options: Options) -> None:
-        self._capture = capture
+        self._intake = Intake(capture)
         self._options = options
         self.host = _merge(host or Host(), options)
         self._given = bool(self.host.listeners)
@@ -96,13 +94,6 @@ class Analysis:
         self.checks: list[Check] = []
         """What the kernel asked of the packet `Options.checks_of`, in order."""
         self._tracks: list[Track] = []
-        self._copies = Copies()
-        self._damage = Damage()
-        self._steps: Steps | None = None
-        """Steps of the capture's clock that are taken out of all times."""
-        self._clock = ""
-        """What is wrong with the capture's clock, in words, where it could not be put right."""
-        self._backward_ns: int | None = None
         self._missing = ""
         """What the capture lacks, in words."""
         self._away = ""
@@ -117,7 +108,8 @@ class Analysis:
 
     def __iter__(self) -> Iterator[Row]:
         given = self.host
-        chunks = self._infer() if self._infers() else self._chunks(self._route)
+        intake, route = self._intake, self._route
+        chunks = intake.studied(self.work_out(), route) if self._infers() else intake.chunks(route)
         profile, note, assumed = _kernel(self.host.kernel)
         first = next(chunks, [])
         self.header.first_ns = first[0].time_ns if first else None
@@ -171,7 +163,7 @@ class Analysis:
         self.header.assumed = assumed
         with without_collector():
             rows = self._replay(replay, chain([first], chunks))
-            yield from rows if self._steps is None else map(self._steps.captured, rows)
+            yield from rows if self._intake.steps is None else map(self._intake.steps.captured, rows)
         self._finish(replay)
 
     def _infers(self) -> bool:
@@ -180,33 +172,9 @@ class Analysis:
         alone = len(ends) == len(self.host.listeners)  # which socket of a group was served is not worked out
         return self._options.accept.kind == "infer" and not self.host.accept_log and alone
 
-    def _chunks(self, route: Route) -> Iterator[list[Segment]]:
-        # a Handshake begins with a Segment's fields; whoever reads more asks its flags first
-        chunks = cast("Iterator[list[Segment]]", self._capture.chunks())
-        if self.inference is None or self._copies.dropped:  # else read before: there are none
-            self._copies = Copies()
-            chunks = self._copies.without(chunks)
-        chunks = self._damage.marked(chunks, self._capture.info, route)
-        return chunks if self._steps is None else self._steps.corrected(chunks)
-
     def work_out(self) -> Recording:
         """Read the capture and work out what is not known of its host."""
-        reader, watch = self._reader(), ClockWatch()
-        with without_collector():
-            reader.read(watch.watched(self._chunks(reader.route)))
-        self._damage.settle(self._capture.info)
-        steps = watch.steps()
-        if watch.suspicious:
-            watch = ClockWatch()
-            reader = self._read_again(reader.recording, watch)
-            steps = watch.steps()
-        if steps:
-            self._backward_ns = watch.backward_ns
-            self._steps = Steps(steps)
-            if self.host.events:
-                self._clock, self._steps = self._steps.reason(), None
-        if self._damage.mistaken or self._steps is not None:
-            reader = self._read_again(reader.recording)
+        reader = self._intake.study(self._reader, timed_events=bool(self.host.events))
         self.inference = infer(reader, self.host)
         self.host = self.inference.host
         self._ignored_listeners = reader.ignored
@@ -215,31 +183,8 @@ class Analysis:
 
     def _reader(self) -> Reader:
         return Reader(
-            self.host.listeners, LISTENER_LIMIT, self._options.backlog, rereadable=self._capture.rereadable
+            self.host.listeners, LISTENER_LIMIT, self._options.backlog, rereadable=self._intake.rereadable
         )
-
-    def _read_again(self, recording: Recording, watch: ClockWatch | None = None) -> Reader:
-        """The capture once more, now that more is known of it; packet by packet where the clock matters."""
-        reader = self._reader()
-        single = watch is not None or self._steps is not None
-        if recording.items is None:
-            self._capture = self._capture.again(bundle=not single)
-            chunks = self._chunks(reader.route)
-        else:
-            items = singles(recording.items) if single else recording.items
-            if self._damage.mistaken:
-                items = [undamaged(item) if item.flags & DAMAGED else item for item in items]
-            chunks = iter([items]) if self._steps is None else self._steps.corrected([items])
-        reader.read(chunks if watch is None else watch.watched(chunks))
-        return reader
-
-    def _infer(self) -> Iterator[list[Segment]]:
-        """Work out what is not known of the host; the capture's packets once more."""
-        items = self.work_out().items
-        if items is not None:
-            return iter([items])
-        self._capture = self._capture.again()
-        return self._chunks(self._route)
 
     def _assumptions(self, given: Host, settings: Settings) -> list[str]:
         """What the user did not say and the replay takes to be so, worked out or not."""
@@ -331,13 +276,13 @@ class Analysis:
         return source or "host file"
 
     def _finish(self, replay: Replay) -> None:
-        info = self._capture.info
+        info = self._intake.info
         self.checks = replay.checks
         header = self.header
         header.packets = info.packets
         header.handshake_packets = replay.handshake_packets
         header.skipped = dict(info.skipped)
-        if self._steps is None:
+        if self._intake.steps is None:
             header.first_ns, header.last_ns = info.first_ns, info.last_ns
         else:  # of the time that passed
             header.last_ns = replay.last_ns
@@ -354,7 +299,7 @@ class Analysis:
                 f"{merged} packets are larger than any frame: GRO or TSO merged them before the capture, "
                 "which changes nothing about handshakes"
             )
-        if damage := self._damage.note():
+        if damage := self._intake.note():
             header.notes.append(damage)
         if self._note:
             header.notes.insert(0, self._note)
@@ -375,9 +320,9 @@ class Analysis:
                 summary.stranger = self._strangers.get(summary.name, "")
                 summary.first_ns, summary.last_ns = header.first_ns or 0, header.last_ns or 0
                 self.listeners.append(summary)
-        if self._steps is not None:
-            self._as_captured(self._steps)
-        _grade(header, self._blemishes(info))
+        if self._intake.steps is not None:
+            self._as_captured(self._intake.steps)
+        _grade(header, self._blemishes())
 
     def _as_captured(self, steps: Steps) -> None:
         """Clients hit and packets without rows are found in the capture by its own times."""
@@ -387,27 +332,12 @@ class Analysis:
         for span in (span for kinds in self.many.values() for span in kinds.values()):
             span.first_ns, span.last_ns = map(steps.captured_ns, (span.first_ns, span.last_ns))
 
-    def _blemishes(self, info: CaptureInfo) -> Iterator[tuple[str, Literal["B", "C", "D"]]]:
+    def _blemishes(self) -> Iterator[tuple[str, Literal["B", "C", "D"]]]:
         """What is wrong with the capture, and the best grade it can have for that."""
+        yield from self._intake.blemishes()
         unseen = len(self.inference.evidence.lost) if self.inference is not None else 0
-        copies = self._copies.dropped
-        back_ns = info.backward_max_ns if self._backward_ns is None else self._backward_ns
-        if info.problems:
-            yield "the capture could not be read to its end", "C"
-        if info.dropped:
-            yield f"{info.dropped} packets were lost by the capture itself", "C"
         if unseen and not self._missing:
             yield f"{unseen} SYN-ACKs were not captured, but clients acknowledged them", "B"
-        if back_ns >= 1_000_000:  # noqa: PLR2004 - 1 ms
-            yield f"packets go back in time by up to {back_ns / 1e6:.1f} ms", "B"
-        if self._steps is not None:
-            yield f"{self._steps.reason()}; no timer counts that time", "B"
-        if self._clock:
-            yield f"{self._clock}; times of the host file stand, and what lies across it is misjudged", "C"
-        if doubt := self._damage.doubt(info.checksums):
-            yield doubt, "B"
-        if copies:
-            yield f"{copies} packets were captured more than once; the first copy counts", "B"
         if self._away:
             yield self._away, "B"
         for name, proof in self._strangers.items():

@@ -63,7 +63,7 @@ CONTRADICTION = 6.0
 """-log of how rarely the wire contradicts the truth."""
 _MANY = 20  # SYN-ACKs that a request would have repeated
 _CHANGE_TIMES = 8
-_FITTED = 2
+_FITTED = 2  # servers of a kernel that are given a second listen(), of how many backlogs
 _NEAR_BACKLOGS = 5
 _SWITCHES = {"syncookies": (0, 1, 2), "abort": (0, 1)}
 """Settings that are tried to have been changed on the way."""
