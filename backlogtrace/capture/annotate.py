@@ -48,6 +48,7 @@ MAX_COMMENT = 60_000
 _OPT_COMMENT, _OPT_TSRESOL = 1, 9
 _WITH_OPTIONS = frozenset((ENHANCED_PACKET, OLD_PACKET))
 _END_OF_OPTIONS = b"\0\0\0\0"
+_OPTION_HEADS = {order: Struct(order + "HH").pack for order in "<>"}
 _MAGIC = 0x1A2B3C4D
 _SECTION_OPTIONS = 24
 """Where the options of a Section Header Block start."""
@@ -309,7 +310,7 @@ def _block(kind: int, body: bytes, order: str) -> bytes:
 
 
 def _option(code: int, value: bytes, order: str) -> bytes:
-    return Struct(order + "HH").pack(code, len(value)) + value + bytes(-len(value) % 4)
+    return _OPTION_HEADS[order](code, len(value)) + value + _END_OF_OPTIONS[: -len(value) % 4]
 
 
 def _comment(text: str, order: str) -> bytes:

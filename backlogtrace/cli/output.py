@@ -150,8 +150,9 @@ def _replacement(target: Path) -> Iterator[IO[bytes]]:
     try:
         with os.fdopen(handle, "w+b") as out:
             yield out
-            out.flush()
-            os.fsync(out.fileno())
+            if target.exists():  # what stands there stays until the new file is safe from a power failure
+                out.flush()
+                os.fsync(out.fileno())
         temporary.chmod(_mode(target))
         temporary.replace(target)
     finally:
