@@ -299,9 +299,12 @@ class Search:
 
 
 def _cost(hypothesis: Hypothesis, score: Score) -> float:
-    """How badly a hypothesis explains what was seen; the unit is that of a negative log likelihood."""
+    """How badly a hypothesis explains what was seen; the unit is that of a negative log likelihood.
+
+    Contradictions do not come alone: a packet that the capture lost makes several, one after the other.
+    """
     return (
-        CONTRADICTION * score.contradictions
+        CONTRADICTION * math.sqrt(score.contradictions)
         + hypothesis.implausibility()
         + 0.5 * math.log2(1 + score.accepts)
         + 0.8 * score.weak

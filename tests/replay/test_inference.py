@@ -307,3 +307,16 @@ def test_trouble_noticed_at_the_end_of_a_large_capture_is_looked_for_among_the_l
     assert recording.sample == []
     recording.finish(packets[4].time_ns)
     assert recording.sample == packets
+
+
+def test_contradictions_that_a_lost_packet_makes_together_do_not_count_each() -> None:
+    def cost(hypothesis: Hypothesis, contradictions: int) -> float:
+        score = Score(contradictions, 0, 0, (), whole=True, packets=9, relieved=(), floors={}, reach=3)
+        port = HostListener("10.9.0.1", 80)
+        trial = search.Search([], Evidence(), port, Host(), seen=Listening(), fixed={}, budget=1)
+        return trial.cost(hypothesis, score)
+
+    usual, unusual = Hypothesis(), Hypothesis(defer=31)
+    assert cost(usual, 10) < cost(unusual, 8)
+    assert cost(unusual, 0) < cost(usual, 2)
+    assert cost(usual, 1) < cost(usual, 2) < cost(usual, 3)
