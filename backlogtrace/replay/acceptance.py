@@ -169,7 +169,7 @@ class Acceptance:
 
     def entered(self, track: Track, now_ns: int) -> None:
         """A connection entered the accept queue of a listener."""
-        (self.floors.get(track.name) or self._floor_of(track.name)).entered(now_ns)
+        self._floor_of(track.name).entered(now_ns)
 
     def _floor(self, end: bytes) -> Floor:
         track = self._route.find(end)
@@ -186,13 +186,9 @@ class Acceptance:
 
     def served(self, child: Child, track: Track) -> None:
         """The server's application uses a connection: it and all before it were accepted."""
-        waiting = child.listener.accept_queue
-        taken = 0
-        while not child.accepted and waiting:
-            child.listener.accept()
-            taken += 1
-        self.accepts += taken
-        track.summary.accepted += taken
+        listener = child.listener
+        while not child.accepted and self._accept(listener, track):
+            pass
         child.accepted = True
 
     def make_room(self, listener: ListenSocket) -> None:
@@ -200,12 +196,12 @@ class Acceptance:
         while listener.accept_queue_full() and self._accept(listener):
             pass
 
-    def _accept(self, listener: ListenSocket) -> bool:
+    def _accept(self, listener: ListenSocket, track: Track | None = None) -> bool:
         child = listener.accept()
         if child is None:
             return False
         self.accepts += 1
-        self._route.of(child.key).summary.accepted += 1
+        (track or self._route.of(child.key)).summary.accepted += 1
         return True
 
     def _full(self, listener: ListenSocket, segment: Segment) -> bool:

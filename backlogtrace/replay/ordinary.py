@@ -156,11 +156,7 @@ class Ordinary:
 
         False when a handshake is not ordinary, see `complete`.
         """
-        events, waiting = self._events, self._open
-        # due() written out: this is asked for every handshake
-        while (when := self.next_ns) < now or (when == now and waiting[0][1] < frame):
-            if events.next_ns <= now:
-                return True
+        while self.due(now, frame) and self._events.next_ns > now:
             if not self.complete():
                 return False
         return True
@@ -208,8 +204,7 @@ class Ordinary:
                 closed(self._stack, child, item, now)
             return True
         child = socket.add_child(key, now, item.tsval, item.rcv_nxt)
-        if self._events.immediate:
-            self._events.after_packet(track, now)
+        self._events.after_packet(track, now)
         if self.acceptance is not None and item.served_ns >= 0:
             self._later(item.served_ns, track, item, child)
         elif item.closed:
