@@ -155,6 +155,12 @@ def flag_text(flags: int) -> str:
     return _FLAG_TEXT[flags & FLAG_BITS]
 
 
+def asked_by(synack: Segment) -> Segment:
+    """The SYN that a SYN-ACK answers, as far as the answer tells."""
+    seq = (synack.ack - 1) & 0xFFFFFFFF
+    return synack._replace(src=synack.dst, dst=synack.src, flags=SYN, seq=seq, ack=0, tsval=synack.tsecr)
+
+
 def end_seq(segment: Segment) -> int:
     """Sequence number after the segment; SYN and FIN count one each (RFC 9293 section 3.4)."""
     flags = segment.flags

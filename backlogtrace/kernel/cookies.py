@@ -89,6 +89,10 @@ class CookieJar:
         if packed is not None:
             self._sent[key] = (packed >> 33 << 33) | isn
 
+    def take_back(self, key: bytes) -> None:
+        """The wire shows that no cookie was sent."""
+        self._sent.pop(key, None)
+
     def _forget(self, now: int) -> None:
         horizon = now - _MEMORY_NS
         order, sent = self._order, self._sent

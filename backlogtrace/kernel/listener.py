@@ -43,7 +43,7 @@ from backlogtrace.kernel.fastopen import (
     release,
 )
 from backlogtrace.kernel.request import Request
-from backlogtrace.segment import ACK, CWR, ECE, FIN, RST, SYN, end_seq
+from backlogtrace.segment import ACK, CWR, ECE, FIN, RST, SYN, asked_by, end_seq
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.outcome import Outcome
@@ -410,7 +410,7 @@ class ListenSocket:
 
     def adopt(self, key: bytes, synack: Segment) -> Request:
         """A request the model did not make, but whose SYN-ACK the wire shows."""
-        syn = synack._replace(src=synack.dst, dst=synack.src, seq=(synack.ack - 1) & _U32, tsval=synack.tsecr)
+        syn = asked_by(synack)
         request = Request(key, self, syn, tstamp_ok=syn.tsval >= 0)
         request.synack_seen(synack)
         self._hash(request, synack.time_ns)

@@ -38,6 +38,8 @@ class Request:
     snt_isn: int | None = None
     """The kernel's ISN; None until its SYN-ACK is seen."""
     rcv_wnd = _DEFAULT_WINDOW
+    synack_frame = 0
+    """Frame of the last SYN-ACK seen."""
     snt_tsval_first: int | None = None
     snt_tsval_last: int | None = None
     expiring = False
@@ -67,6 +69,7 @@ class Request:
     def synack_seen(self, synack: Segment) -> None:
         """Learn what only the wire tells: the kernel's ISN, window and timestamps."""
         self.snt_isn = synack.seq
+        self.synack_frame = synack.frame
         self.rcv_wnd = synack.window
         if synack.tsval >= 0:
             if self.snt_tsval_first is None:

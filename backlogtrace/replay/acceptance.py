@@ -16,22 +16,29 @@ from typing import TYPE_CHECKING
 from backlogtrace.kernel import outcomes as out
 from backlogtrace.kernel.connection import Child, die
 from backlogtrace.kernel.request import Request
-from backlogtrace.replay.evidence import (
+from backlogtrace.replay.bits import (
+    ACK_REPLY,
+    ACKED_AGAIN,
     CLOCK_SIGN,
     COOKIE_SIGN,
     CROSSED,
     FASTOPEN_SIGN,
     FOREIGN,
+    GOES_ON,
     GONE,
     IGNORED,
+    NOT_RESET,
     REPEATED,
     REPLY,
     REQUEST_SIGN,
     RST_REPLY,
     SYNACK_REPLY,
+    UNSEEN_ACK,
+    UNSEEN_SYN,
     USED,
+    WAITED,
 )
-from backlogtrace.segment import ACK, RST, SYN, end_seq
+from backlogtrace.segment import ACK, RST, SYN, asked_by, end_seq
 
 if TYPE_CHECKING:
     from backlogtrace.kernel.listener import ListenSocket
@@ -57,6 +64,9 @@ _AT_ONCE_NS = 10_000_000
 _SAFE_REPEATS = 2
 _BY_CHANCE = 3
 """Four ticks of 64: how weakly the clock of a SYN-ACK speaks against a cookie, in missing SYN-ACKs."""
+_NO_RESET = 2
+"""How weakly it speaks against a connection in the queue that close() did not reset it, and against one that
+was accepted that it did, likewise."""
 _CLEARLY = 3  # one explanation is this much likelier than the other
 
 
@@ -134,6 +144,8 @@ class Acceptance:
         self.floors: dict[str, Floor] = {}
         """What this replay proves, by listener."""
         self._known_floors = floors or {}
+        self._waits: set[bytes] = set()
+        """Connections that seem never to have been accepted, as far as they came by now."""
         stack.room = self._full
         journal.lowest = self.lowest
         journal.taken_at_once = self.taken_at_once
@@ -191,6 +203,20 @@ class Acceptance:
             pass
         child.accepted = True
 
+    def closing(self, listener: ListenSocket, spared: set[bytes]) -> None:
+        """close() comes, which does not reset the connections `spared`: those at the head were accepted.
+
+        Behind one that was never accepted the capture has lost the RST.
+        """
+        queue = list(listener.accept_queue)
+        waiting = next((place for place, child in enumerate(queue) if child.key in self._waits), len(queue))
+        accepted = [child for child in queue[:waiting] if child.key in spared]
+        if accepted:
+            self.served(accepted[-1], self._route.of(accepted[-1].key))
+        for child in queue[waiting:]:
+            if child.key in spared:
+                listener.accept_queue.remove(child)
+
     def make_room(self, listener: ListenSocket) -> None:
         """The kernel found room: some connections were accepted before."""
         while listener.accept_queue_full() and self._accept(listener):
@@ -201,6 +227,8 @@ class Acceptance:
         if child is None:
             return False
         self.accepts += 1
+        if child.key in self._waits:
+            self.weak += _NO_RESET
         (track or self._route.of(child.key)).summary.accepted += 1
         return True
 
@@ -244,12 +272,21 @@ class Acceptance:
             return False
         if bits & RST_REPLY:
             return None
+        if bits & NOT_RESET and not full:
+            self.weak += _NO_RESET
         if aborts:
+            if full and not bits & USED:
+                self.open, self.rivals = True, ("rst",)
             return True
         if bits & USED:
+            if segment.frame in self._evidence.unsure:
+                self.open, self.rivals = True, ("overflow",)
             return not (full and self._taken_later(request, segment))
+        if bits & ACKED_AGAIN and full and type(request) is Request:
+            self.open, self.rivals = True, ("established",)
+            return None
         if full and type(request) is Request and not bits & GONE and self._would_repeat(request, segment):
-            self.weak += 1
+            self.weak += 1 + (_NO_RESET if bits & NOT_RESET else 0)
             # or its request had fewer retries left than the model believes
             self.open, self.rivals = True, ("overflow",)
             return True
@@ -305,15 +342,55 @@ class Acceptance:
         """Whether a SYN-ACK that came again may have been sent before the client's last packet came."""
         return bool(self._evidence.of(synack.frame) & CROSSED)
 
+    def unasked(self, listener: ListenSocket, synack: Segment, key: bytes) -> bool:
+        """A SYN-ACK without a SYN: the model takes the SYN that the capture lost; False if it did not."""
+        if not self._evidence.of(synack.frame) & UNSEEN_SYN:
+            return False
+        self._forget(key)
+        syn = asked_by(synack)
+        outcome = listener.conn_request(syn, key)
+        if outcome.reply != "synack":
+            return False
+        request = self._stack.ehash.get(key)
+        if type(request) is Request:
+            request.synack_seen(synack)
+        else:
+            listener.cookies.seen(key, synack.seq)
+        return True
+
+    def completed_unseen(self, listener: ListenSocket, synack: Segment, key: bytes) -> bool:
+        """After a SYN-ACK: whether an ACK that the capture lost completed the handshake."""
+        if not self._evidence.of(synack.frame) & UNSEEN_ACK:
+            return False
+        entry = self._stack.ehash.get(key)
+        if type(entry) is Child:
+            return False
+        self.make_room(listener)
+        self._floor(synack.src).entered(synack.time_ns)
+        ack = asked_by(synack)._replace(flags=ACK, seq=synack.ack)
+        if type(entry) is Request:
+            entry.listener.promote(entry, ack)
+        else:
+            listener.add_child(key, ack.time_ns, ack.tsval, ack.seq)
+        return True
+
+    def goes_on(self, request: Request) -> bool:
+        """Whether a SYN-ACK of a request comes later than the one that is missing now."""
+        return bool(self._evidence.of(request.synack_frame or request.frame) & GOES_ON)
+
     def receive(self, segment: Segment) -> Outcome:
         """What the host does with an inbound segment: the model's word, unless the wire contradicts."""
         self.open, self.rivals = False, ()
         key = segment.src + segment.dst
         before = self._stack.ehash.get(key)
+        request = before.fastopen if type(before) is Child else before
+        acked = type(request) is Request and request.acked
         outcome = self._stack.receive(segment)
         bits = self._evidence.of(segment.frame)
         if outcome.decision in _ENTERS:
             self._floor(segment.dst).entered(segment.time_ns)
+            if bits & WAITED:
+                self._waits.add(key)
         if bits & FOREIGN and outcome.reply == "rst" and not bits & RST_REPLY:
             return self._foreign(segment, key)
         if (
@@ -322,12 +399,32 @@ class Acceptance:
             and segment.time_ns < self._evidence.last_ns - _SILENCE_NS
         ):
             return self._spared(segment, key, bits)
+        if type(before) is Child and bits & SYNACK_REPLY and outcome.reply != "synack":
+            outcome = self._succeeded(segment, key, before)
         if segment.flags & (SYN | ACK | RST) == SYN:
             fresh = type(before) not in {Request, Child}
             outcome = self._syn(segment, key, outcome, bits, fresh=fresh)
         if bits & RST_REPLY and outcome.reply != "rst" and type(before) is not Child:
             return self._reset(segment, key, outcome)
+        rival = self._rival_of_loss(segment, before, outcome, acked=acked)
+        if rival:
+            self.open, self.rivals = True, (rival,)
         return outcome
+
+    def _rival_of_loss(self, segment: Segment, before: object, outcome: Outcome, *, acked: bool) -> str:
+        """What else became of a packet if the capture has lost the one before it; empty: nothing else.
+
+        `acked`: an ACK of its request had come before.
+        """
+        if outcome.decision in _ENTERS and self._evidence.ack_missing(segment):
+            return "passed"
+        if outcome is out.DEFERRED and acked and type(before) is Request and before.due <= segment.time_ns:
+            return "established"  # what comes again is acknowledged again: the timer may have fired
+        if type(before) is Child and segment.frame in self._evidence.unsure:
+            return "overflow"
+        if outcome.decision == "aborted" and segment.flags & ACK and not acked:
+            return "passed"  # only a client that is connected acknowledges with its RST
+        return ""
 
     def _reset(self, segment: Segment, key: bytes, outcome: Outcome) -> Outcome:
         """The server answered with a RST what the model would not."""
@@ -347,12 +444,23 @@ class Acceptance:
             return self._reset(syn, key, outcome)
         return outcome
 
+    def _succeeded(self, syn: Segment, key: bytes, child: Child) -> Outcome:
+        """A SYN-ACK answers a SYN on a connection that the model still has: it was over."""
+        self._contradiction(syn, "unexpected_reply", "SYN-ACK seen, the model has a connection there")
+        self._forget(key)
+        return (self._stack.listener(syn) or child.listener).conn_request(syn, key)
+
     def _foreign(self, segment: Segment, key: bytes) -> Outcome:
         """A packet of a connection from before the capture, which the server does not reset."""
         listener = self._stack.listener(segment)
+        known = bool(self._evidence.of(segment.frame) & (USED | ACK_REPLY))
+        if not known:
+            self.open, self.rivals = True, ("rst", "lost_after_capture")
         if listener is not None:
             child = Child(key, listener, segment.tsval, end_seq(segment))
             child.accepted = True
+            child.doubtful = not known
+            child.plain = known
             self._stack.ehash[key] = child
         return out.PASSED
 
@@ -380,6 +488,8 @@ class Acceptance:
             self._contradiction(syn, "missing_reply", "SYN-ACK predicted, none seen: the SYN was dropped")
             self._forget(key)
             return out.DROP_ACCEPT_QUEUE
+        if syn.frame in self._evidence.unsure:
+            self.open, self.rivals = True, ("queued" if outcome.reply is None else "dropped",)
         if outcome.reply is None and bits & SYNACK_REPLY and outcome.decision == "dropped":
             self._contradiction(
                 syn, "unexpected_reply", f"SYN-ACK seen, the model dropped the SYN ({outcome.reason})"
@@ -388,12 +498,15 @@ class Acceptance:
             if listener is not None:
                 listener.enqueue(syn, key)
             return out.QUEUED
-        if (outcome.decision == "cookie" and bits & REQUEST_SIGN) or (
-            outcome.decision == "queued" and bits & COOKIE_SIGN
-        ):
-            self._contradiction(
-                syn, "wrong_reply", f"{outcome.decision} in the model, the SYN-ACK does not look like it"
-            )
+        if outcome.decision == "cookie" and bits & REQUEST_SIGN:
+            self._wrong_origin(syn, outcome)
+            listener = self._stack.listener(syn)
+            assert listener is not None
+            listener.cookies.take_back(key)
+            listener.enqueue(syn, key)
+            return out.QUEUED
+        if outcome.decision == "queued" and bits & COOKIE_SIGN:
+            self._wrong_origin(syn, outcome)
         elif outcome.decision == "cookie" and bits & CLOCK_SIGN:
             self.weak += _BY_CHANCE
         child = bool(bits & FASTOPEN_SIGN)
@@ -412,6 +525,11 @@ class Acceptance:
             if entry in entry.listener.accept_queue:
                 entry.listener.accept_queue.remove(entry)
             die(self._stack, entry)
+
+    def _wrong_origin(self, syn: Segment, outcome: Outcome) -> None:
+        self._contradiction(
+            syn, "wrong_reply", f"{outcome.decision} in the model, the SYN-ACK does not look like it"
+        )
 
     def _contradiction(self, segment: Segment, what: str, detail: str) -> None:
         key = segment.src + segment.dst

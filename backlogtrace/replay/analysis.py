@@ -335,9 +335,9 @@ class Analysis:
     def _blemishes(self) -> Iterator[tuple[str, Literal["B", "C", "D"]]]:
         """What is wrong with the capture, and the best grade it can have for that."""
         yield from self._intake.blemishes()
-        unseen = len(self.inference.evidence.lost) if self.inference is not None else 0
-        if unseen and not self._missing:
-            yield f"{unseen} SYN-ACKs were not captured, but clients acknowledged them", "B"
+        lost = self.inference.evidence.lost_packets() if self.inference is not None else ""
+        if lost and not self._missing:
+            yield f"not captured, although later packets presuppose it: {lost}", "B"
         if self._away:
             yield self._away, "B"
         for name, proof in self._strangers.items():

@@ -19,7 +19,7 @@ from backlogtrace.kernel.request import Request
 from backlogtrace.replay.acceptance import Acceptance
 from backlogtrace.replay.expect import Expectation
 from backlogtrace.replay.firing import Firing
-from backlogtrace.replay.journal import prove
+from backlogtrace.replay.journal import add_rivals, prove
 from backlogtrace.replay.lookahead import Lookahead
 from backlogtrace.replay.ordinary import Ordinary
 from backlogtrace.segment import ACK, DAMAGED, FIN, FLAG_BITS, HANDSHAKE, RST, SYN, undamaged
@@ -86,6 +86,7 @@ class Replay:
         self._ordinary.acceptance = self.acceptance
         if self.acceptance is not None:
             events.before_close = self._accepted_before
+            self._firing.goes_on = self.acceptance.goes_on
         self._lost = evidence.lost if evidence is not None else frozenset[int]()
         """SYNs whose answer the capture does not show."""
         stack.witness = self._ahead.answer
@@ -281,9 +282,9 @@ class Replay:
 
     def _accepted_before(self, listener: ListenSocket, when: int) -> None:
         """close() comes: what it does not reset was accepted before, and so was what came before that."""
-        spared = [child for child in listener.accept_queue if not self._ahead.reset(child.key, when)]
+        spared = {child.key for child in listener.accept_queue if not self._ahead.reset(child.key, when)}
         if spared and self.acceptance is not None:
-            self.acceptance.served(spared[-1], self._route.of(spared[-1].key))
+            self.acceptance.closing(listener, spared)
 
     def _heir(self, pending: Request | Child, members: list[ListenSocket]) -> ListenSocket:
         """The stack asks which of them gets what a closed socket of a group had."""
@@ -360,23 +361,25 @@ class Replay:
                 syn_high += left
             if self.now >= track.edge_ns or accept > track.top_accept or syn_high > track.top_syn:
                 track.sample(self.now, accept, syn_low, syn_high)
+        unclear = self._firing.unclear or self._in_doubt(track, segment, key, outcome)
         row = None
         if journal.wants(outcome.decision) and not (
             self.now < journal.thin_until
             and hits[outcome] > _SAMPLES
-            and not (self._firing.unclear or (self.acceptance is not None and self.acceptance.open))
+            and not (unclear or (self.acceptance is not None and self.acceptance.open))
             and segment.frame not in journal.differing
             and journal.only_counted(track, outcome, self.now)
         ):
             row = journal.packet(key, track, segment, outcome, (accept, syn_low, syn_high))
             if row is not None and track.group is not None:
                 track.group.qualify(row, key)
-            if row is not None and self._firing.unclear:
+            if row is not None and unclear:
                 other = "queued" if outcome.decision == "cookie" else "cookie"
-                row.certainty, row.rivals = "undecided", (*row.rivals, other)
+                row.certainty = "undecided"
+                add_rivals(row, other)
             if row is not None and self.acceptance is not None and self.acceptance.open:
                 row.certainty = "undecided"
-                row.rivals = tuple(dict.fromkeys((*row.rivals, *self.acceptance.rivals)))
+                add_rivals(row, *self.acceptance.rivals)
         if row is None and track.group is not None:
             track.group.lengths(key, outcome, (accept, accept), (syn_low, syn_high))
         if outcome.reply is not None and segment.frame not in self._lost:
@@ -389,6 +392,14 @@ class Replay:
             track.account(key, segment, outcome.decision, born)
         if accept:
             self._events.after_packet(member, self.now)
+
+    def _in_doubt(self, track: Track, segment: Segment, key: bytes, outcome: Outcome) -> bool:
+        """Whether what the capture has lost leaves open if a SYN got a request or a cookie."""
+        if self.acceptance is None or track.socket is None:
+            return False
+        if segment.frame in self._lost:
+            track.doubt.grow()
+        return track.doubt.about(outcome, key, track.socket)
 
     # ---- outbound ----
 
@@ -422,6 +433,11 @@ class Replay:
                 self._journal.sent(track, segment, "rst", "application" if asked is None else "reply", cause)
             elif self._journal.everything and type(entry) is Child:
                 self._journal.sent(track, segment, "passed", "application")
+        if kind == "synack" and self.acceptance is not None:
+            socket = track.member(key).socket
+            if socket is not None and self.acceptance.completed_unseen(socket, segment, key):
+                track.connected(key, segment.time_ns)
+                track.doubt.grow()
 
     def _matched(self, track: Track, expectation: Expectation, segment: Segment, entry: object) -> None:
         """The wire shows what was predicted."""
@@ -460,6 +476,8 @@ class Replay:
 
     def _repeated(self, track: Track, segment: Segment, key: bytes, entry: object) -> None:
         """A SYN-ACK that answers no packet: a timer's, or one the model did not foresee."""
+        if self._asked_unseen(track, segment, key):
+            return
         what = "unexpected_packet"
         request = _pending(entry)
         if request is not None:
@@ -504,9 +522,23 @@ class Replay:
             detail = "the server talks on a connection whose handshake is not complete in the model"
             entry.listener.promote(entry, segment._replace(src=segment.dst, dst=segment.src))
             track.connected(key, segment.time_ns)
+            child = self.stack.ehash[key]
+            assert type(child) is Child
+            child_sent(self.stack, child, segment)
         self._journal.mismatch(track, key, segment.time_ns, "unexpected_packet", detail, segment.frame)
         self._journal.proved(key, segment)
         self._journal.sent(track, segment, kind or "passed", "unexplained", expected=False)
+
+    def _asked_unseen(self, track: Track, synack: Segment, key: bytes) -> bool:
+        """Whether a SYN-ACK answers a SYN that the capture lost, and that the model takes."""
+        socket = track.member(key).socket
+        if socket is None or not socket.listening or self.acceptance is None:
+            return False
+        if not self.acceptance.unasked(socket, synack, key):
+            return False
+        track.doubt.grow()
+        self._journal.sent(track, synack, "synack", "reply", attempt=0)
+        return True
 
     # ---- what did not come ----
 
@@ -526,14 +558,18 @@ class Replay:
             what, detail = "missing_packet", f"{name} predicted, none seen"
         else:
             what, detail = "missing_reply", f"{name} predicted for frame {cause}, none seen"
-        self._journal.mismatch(track, key, expectation.time_ns, what, detail, cause)
         entry = self.stack.ehash.get(key)
         if (
             type(entry) is Request
             and expectation.reply == "synack"
             and entry.num_retrans == expectation.attempt
         ):
-            entry.listener.remove(entry)  # the kernel seems not to have it
+            if self.acceptance is not None and self.acceptance.goes_on(entry):
+                detail += " until a later one: lost by the capture?"
+                self._firing.unseen(entry, expectation)
+            else:
+                entry.listener.remove(entry)  # the kernel seems not to have it
+        self._journal.mismatch(track, key, expectation.time_ns, what, detail, cause)
 
 
 def _pending(entry: object) -> Request | None:

@@ -13,7 +13,31 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from backlogtrace.replay.bits import (
+    ACK_REPLY,
+    ACKED_AGAIN,
+    CLOCK_SIGN,
+    COOKIE_SIGN,
+    CROSSED,
+    FASTOPEN_SIGN,
+    FOREIGN,
+    GOES_ON,
+    GONE,
+    IGNORED,
+    NOT_RESET,
+    REPEATED,
+    REPLY,
+    REQUEST_SIGN,
+    RST_REPLY,
+    SYNACK_REPLY,
+    UNANNOUNCED,
+    UNSEEN_ACK,
+    UNSEEN_SYN,
+    USED,
+    WAITED,
+)
 from backlogtrace.replay.calibration import Directions, Vantage
+from backlogtrace.replay.closes import Closes
 from backlogtrace.replay.stranger import Stranger
 from backlogtrace.segment import ACK, FIN, FLAG_BITS, HANDSHAKE, RST, SYN, end_seq, seq_after
 
@@ -23,42 +47,20 @@ if TYPE_CHECKING:
     from backlogtrace.replay.route import Route
     from backlogtrace.segment import Segment
 
-SYNACK_REPLY = 0x001
-RST_REPLY = 0x002
-ACK_REPLY = 0x004
-"""The server's next packet on the connection, before the client sent again."""
-REPEATED = 0x008
-"""The SYN-ACK came again: the packet did not complete the handshake."""
-IGNORED = 0x010
-"""The client sent the same data again, and the server had said nothing: likewise."""
-USED = 0x020
-"""The server used the connection later: it acknowledged data, or sent some."""
-COOKIE_SIGN = 0x040
-"""A SYN: the SYN-ACK that answers it looks like a SYN cookie."""
-REQUEST_SIGN = 0x080
-"""A SYN: the SYN-ACK that answers it does not look like one."""
-FASTOPEN_SIGN = 0x100
-"""A SYN: the SYN-ACK that answers it acknowledges its data."""
-GONE = 0x200
-"""The client reset the connection before the server had shown what it did with the packet."""
-FOREIGN = 0x400
-"""The connection began before the capture."""
-CROSSED = 0x800
-"""A SYN-ACK that came again so soon after the client's packet that it may have been sent before it."""
-CLOCK_SIGN = 0x1000
-"""A SYN: the SYN-ACK that answers it shows the server's clock, as few cookies' do by chance."""
-REPLY = SYNACK_REPLY | RST_REPLY | ACK_REPLY
-
 REPLY_NS = 300_000_000
 """A direct reply comes within this."""
 _FIRST_REPLY_NS = 980_000_000
 """The first SYN-ACK of a connection: no timer sends one so early, so it is the answer to the SYN."""
 _CROSSING_NS = 2_000_000
 """What is captured this close together may have happened in the other order."""
-_BURST_NS = 1_000_000_000  # the resets of one close() come closer together
+_DELAYED_ACK_NS = 200_000_000  # TCP_DELACK_MAX
+_STAYS_CLOSED_NS = 1_000_000_000
+_FULL_NS = 3_000_000_000  # a queue that is full refuses more than one
 _FLOWS = 100_000  # of a generation: a flood must not fill the memory
 _ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
 _TAKEN_BACK = 1_000
+_MOSTLY = 4
+_PROMPT_NS = 500_000_000
 _WHOLE_LOOKED_AT = 64
 """Whole handshakes whose SYN-ACK is looked at."""
 _MASK = 0xFFFFFFFF
@@ -73,6 +75,10 @@ class _Flow:
 
     synack: int | None = None
     """Sequence number of the last SYN-ACK."""
+    synack_frame = 0
+    """Frame of that SYN-ACK; of its SYN where it was not captured."""
+    sent_ns = 0
+    """Time of that SYN-ACK; 0: not captured."""
     pending: tuple[tuple[int, int], ...] = ()
     """Frame and sequence number (-1: no data) of the client's packets since then."""
     pending_ns = 0
@@ -88,6 +94,8 @@ class _Flow:
     """Time of the SYN-ACK that answered the first SYN, while the client sent nothing else; -1: it did."""
     outlived = 0
     """Frame of the client's ACK, where a SYN was reset between the SYN-ACK and it."""
+    acked_seq: int | None = None
+    """Sequence number of the client's last packet since that SYN-ACK."""
     used = False
     data = False
     """The client sent data."""
@@ -119,6 +127,10 @@ class Listening:
     """How often a SYN-ACK was repeated at most without being asked for."""
     ack_resets: int = 0
     """ACKs answered with a RST."""
+    prompt: int = 0
+    """How often a client's first packet after a SYN-ACK was a bare ACK that came at once."""
+    unannounced: int = 0
+    """How often it was another one, or came late."""
     unrepeated: int = 0
     """SYN-ACKs that nobody answered and that were not repeated either."""
     cookie_signs: int = 0
@@ -136,6 +148,10 @@ class Listening:
     """First RST since the last sign that somebody listens."""
     asked: deque[Segment] = field(default_factory=deque)
     """The SYNs that may still be answered."""
+    answers: bool = True
+    """Whether the last SYN was answered."""
+    single: Segment | None = None
+    """The last SYN if it was not, but the one before was."""
     unexplained: deque[tuple[Segment, _Flow]] = field(default_factory=deque)
     """Bare ACKs of clients whose SYN got no answer; a RST may still answer them."""
     stranger: Stranger = field(default_factory=Stranger)
@@ -152,6 +168,8 @@ class Listening:
         """Add what is known of another endpoint of the same listener."""
         self.attempts += other.attempts
         self.repeats = max(self.repeats, other.repeats)
+        self.prompt += other.prompt
+        self.unannounced += other.unannounced
         self.unrepeated += other.unrepeated
         self.ack_resets += other.ack_resets
         self.cookie_signs += other.cookie_signs
@@ -184,13 +202,22 @@ class Evidence:
         self.listening: dict[bytes, Listening] = {}
         """By endpoint."""
         self.lost: set[int] = set()
-        """SYNs (frames) whose SYN-ACK was not captured: the client acknowledged it, and no RST objected."""
+        """SYNs (frames) whose SYN-ACK was not captured, but acknowledged, or sent again by a timer."""
+        self.unsure: set[int] = set()
+        """Packets (frames) of clients that may have been dropped, although something answers them: that may
+        answer another one, which the capture lost."""
+        self.unseen_syns = self.unseen_acks = 0
+        """SYN-ACKs that answer a SYN, and that are answered by an ACK, which the capture lost."""
         self._bits = array("H", bytes(2048))
         self._flows: dict[bytes, _Flow] = {}
         self._older: dict[bytes, _Flow] = {}
         """The generation before: only those that come again are kept on."""
-        self._resets: list[tuple[int, bytes]] = []
-        """When the server reset, unasked, connections on which the client had sent nothing."""
+        self._single: list[Segment] = []
+        """SYNs that got no answer although those before and after them did: the capture may have lost it,
+        where nothing else was refused at that time."""
+        self._closes = Closes()
+        self._older_left = False
+        """Flows were left behind for want of memory: what is not known may have been known once."""
         self._used_ns: dict[int, int] = {}
         """See taken_by(); None there: no other packet can have completed the handshake."""
 
@@ -199,6 +226,11 @@ class Evidence:
     def missing(self) -> str:
         """What the capture lacks for a judgement, in words; empty when it lacks nothing."""
         return self.directions.missing(max((known.repeats for known in self.listening.values()), default=0))
+
+    def lost_packets(self) -> str:
+        """What is not in the capture although later packets presuppose it, in words; empty: nothing."""
+        kinds = {"SYN": self.unseen_syns, "SYN-ACK": len(self.lost), "ACK": self.unseen_acks}
+        return ", ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in kinds.items() if number)
 
     def of(self, frame: int) -> int:
         """What is known of a packet, as bits; 0: nothing."""
@@ -218,6 +250,16 @@ class Evidence:
         """Whether anything unusual was seen at a listening endpoint."""
         known = self.listening.get(end)
         return known is not None and known.troubled
+
+    def ack_missing(self, segment: Segment) -> bool:
+        """Whether the capture may have lost the ACK before a packet that completes a handshake.
+
+        So it is where a client seems to have sent none at once, while most of the others did.
+        """
+        if not self.of(segment.frame) & UNANNOUNCED:
+            return False
+        known = self.listening[segment.dst]
+        return known.prompt >= _MOSTLY * known.unannounced
 
     def last_refusal(self, end: bytes, before_ns: int) -> int | None:
         """When something was last refused at a listening endpoint before `before_ns`."""
@@ -256,6 +298,7 @@ class Evidence:
                     self._bits[segment.frame] |= SYNACK_REPLY
                     known = self._known(dst)
                     known.attempts += 1
+                    known.prompt += 1
                     if known.attempts <= _WHOLE_LOOKED_AT:
                         syn, synack, *_ = segment.opening()  # type: ignore[attr-defined]
                         known.stranger.synack(syn, synack)
@@ -293,17 +336,23 @@ class Evidence:
         """The capture is over."""
         for known in self.listening.values():
             self._judge_syns(known, None)
+            if known.single is not None:
+                self._judge_single(known.single)
             self._judge_acks(known, self.last_ns)
-        for end, starts in _bursts(self._resets).items():
+        for end, closed_ns in self._closes.last().items():
             known = self._known(end)
-            if not known.closed and starts[-1] > known.alive_ns and starts[-1] < self.last_ns - _BURST_NS:
-                known.doors.append(Door(starts[-1] - 1, open=False))
+            if not known.closed and known.alive_ns < closed_ns < self.last_ns - _STAYS_CLOSED_NS:
+                known.doors.append(Door(closed_ns - 1, open=False))
         self._leave(self._older)
         self._leave(self._flows)
         self._older, self._flows = {}, {}
         for known in self.listening.values():
             known.refused = array("q", sorted(known.refused))
             known.taken = array("q", sorted(known.taken))
+        for syn in self._single:
+            refused, when = self._known(syn.dst).refused, syn.time_ns
+            if bisect_right(refused, when + _FULL_NS) - bisect_left(refused, when - _FULL_NS) <= 1:
+                self.unsure.add(syn.frame)
 
     def _known(self, end: bytes) -> Listening:
         found = self.listening.get(end)
@@ -317,6 +366,7 @@ class Evidence:
 
     def _follow(self, key: bytes, flow: _Flow) -> _Flow:
         if len(self._flows) >= _FLOWS:
+            self._older_left = self._older_left or bool(self._older)
             self._leave(self._older)
             self._older, self._flows = self._flows, {}
         self._flows[key] = flow
@@ -333,7 +383,7 @@ class Evidence:
     def _leave(self, flows: dict[bytes, _Flow]) -> None:
         """No more is to be learnt of `flows`."""
         alone = self.last_ns - _ALONE_NS
-        bursts = _bursts(self._resets)
+        spared: dict[bytes, list[int]] = {}
         for key, flow in flows.items():
             if flow.synack is None or flow.used:
                 continue
@@ -342,11 +392,16 @@ class Evidence:
                 # nobody took its data, and the kernel had no retries left for its request
                 self._known(end).refused.append(flow.ignored_ns)
             if flow.pending:
-                # close() of a listener resets what waits in its accept queue: this one was not in it
-                if any(start > flow.last_ns for start in bursts.get(end, ())):
-                    self._mark_pending(flow, IGNORED)
+                late = self._closes.spared(end, flow.pending_ns, flow.last_ns, len(flow.pending))
+                if late:
+                    for frame, _ in flow.pending[-late:]:
+                        self._bits[frame] |= NOT_RESET
+                    spared.setdefault(end, []).append(flow.last_ns if late == 1 else flow.pending_ns)
             elif not flow.repeats and flow.last_ns < alone and flow.asked is not None:
                 self._known(end).unrepeated += flow.asked.time_ns == flow.last_ns
+        for end, times in spared.items():
+            if len(times) > 1:  # a RST may have been lost, but not several
+                self._known(end).refused.extend(times)
 
     def _inbound(self, segment: Segment) -> None:
         key = segment.src + segment.dst
@@ -372,14 +427,23 @@ class Evidence:
         if flags & RST:
             self._mark_pending(flow, GONE)
             flow.pending = ()
-        if flow.used or flags & (SYN | RST):
-            return
+        if not (flow.used or flags & (SYN | RST)):
+            self._acknowledgement(flow, segment)
+
+    def _acknowledgement(self, flow: _Flow, segment: Segment) -> None:
+        """What may complete the handshake."""
+        flags = segment.flags
         # clients send data without a handshake, but no bare ACK
         bare = not segment.length and not flags & FIN
-        if bare and flow.synack is None and flow.asked is not None and flags & ACK:
+        if bare and flow.synack is None and flow.asked is not None and _acknowledges(segment, flow.asked):
             known = self._known(segment.dst)
             self._judge_acks(known, segment.time_ns)
             known.unexplained.append((segment, flow))
+        if flow.synack is not None and flow.acked_seq is None:
+            prompt = bare and segment.time_ns - flow.sent_ns < _PROMPT_NS
+            self._known(segment.dst).prompt += prompt
+            self._known(segment.dst).unannounced += not prompt
+            self._bits[segment.frame] |= 0 if prompt else UNANNOUNCED
         seq = segment.seq if segment.length else -1
         if seq >= 0:
             again = [place for place, (_, old) in enumerate(flow.pending) if old == seq]
@@ -388,9 +452,12 @@ class Evidence:
                     self._bits[frame] |= IGNORED
                 flow.pending = flow.pending[again[-1] + 1 :]
                 flow.ignored_ns = flow.ignored_ns or flow.pending_ns
+        elif bare and flow.pending and segment.seq == flow.acked_seq:
+            self._mark_pending(flow, ACKED_AGAIN)
         if not flow.pending:
             flow.pending_ns = segment.time_ns
         flow.pending = (*flow.pending, (segment.frame, seq))
+        flow.acked_seq = segment.seq
 
     def _opened(self, syn: Segment, key: bytes) -> None:
         """_inbound() of the first SYN of a flow: most of what a flood is."""
@@ -417,35 +484,71 @@ class Evidence:
         while asked and (now is None or asked[0].time_ns + REPLY_NS < now):
             syn = asked.popleft()
             when = syn.time_ns
-            if not bits[syn.frame] & REPLY:
+            answered = bool(bits[syn.frame] & REPLY)
+            if known.single is not None and answered:
+                self._judge_single(known.single)
+            known.single = syn if known.answers and not answered else None
+            known.answers = answered
+            if not answered:
                 known.refused.append(when)
                 if known.first_rst_ns is not None and known.first_rst_ns < when:
                     known.first_rst_ns = None  # dropped: somebody listens
 
-    def _judge_acks(self, known: Listening, now: int) -> None:
-        """What acknowledges something although no SYN-ACK was captured, and was not reset by `now`."""
-        while known.unexplained and known.unexplained[0][0].time_ns + REPLY_NS < now:
-            ack, flow = known.unexplained.popleft()
-            if not self._bits[ack.frame] & RST_REPLY:
-                self._answered(known, flow, ack.ack)
+    def _judge_single(self, syn: Segment) -> None:
+        """A SYN got no answer although those before and after it did."""
+        flow = self._flow(syn.src + syn.dst)
+        if flow is not None and flow.asked is syn and flow.last == syn.frame:  # and nobody asked again
+            self._single.append(syn)
 
-    def _answered(self, known: Listening, flow: _Flow, ack: int) -> None:
+    def _judge_acks(self, known: Listening, now: int) -> None:
+        """What acknowledges something although no SYN-ACK was captured, up to `now`."""
+        while known.unexplained:
+            ack, flow = known.unexplained[0]
+            reset = self._bits[ack.frame] & RST_REPLY
+            if not reset and ack.time_ns + REPLY_NS >= now:
+                break
+            known.unexplained.popleft()
+            self._answered(known, flow, ack.ack, sure=not reset)
+
+    def _answered(self, known: Listening, flow: _Flow, ack: int, *, sure: bool = True) -> None:
         """The last SYN of a flow was answered; the capture lost the SYN-ACK."""
         syn = flow.asked
         if syn is None or flow.synack is not None or flow.isn != syn.seq:
             return
         self.lost.add(syn.frame)
+        if not sure:
+            self.unsure.add(syn.frame)
         self._bits[syn.frame] |= SYNACK_REPLY
         _take_back(known.refused, syn.time_ns)
         known.attempts += 1
         flow.synack = (ack - 1) & _MASK
+        flow.synack_frame = syn.frame
+
+    def _unasked(self, key: bytes, synack: Segment) -> None:
+        """A SYN-ACK of a connection that nothing is known of; the capture lost its SYN."""
+        flow = self._follow(key, _Flow((synack.ack - 1) & _MASK))
+        flow.synack, flow.synack_frame, flow.sent_ns = synack.seq, synack.frame, synack.time_ns
+        flow.alone_ns = -1
+        self._known(synack.src).attempts += 1
+        self._bits[synack.frame] |= UNSEEN_SYN | SYNACK_REPLY
+        self.unseen_syns += 1
+
+    def _unseen_ack(self, flow: _Flow) -> None:
+        """The server uses a connection that nothing the capture shows has completed."""
+        fast_open = flow.asked is not None and flow.asked.length  # needs no ACK
+        if flow.synack is None or flow.acked_seq is not None or fast_open:
+            return
+        self._bits[flow.synack_frame] |= UNSEEN_ACK
+        self.unseen_acks += 1
 
     def _outbound(self, segment: Segment) -> None:
         key = segment.dst + segment.src
         flow = self._flow(key)
-        if flow is None:
-            return
         flags = segment.flags
+        if flow is None or (flags & SYN and not _answers(segment, flow)):
+            if flags & SYN and not self._older_left:
+                self._unasked(key, segment)
+            return
         if flags & SYN and flow.asked is not None and flow.asked.seq != flow.isn:
             asked = flow.asked
             if segment.ack in {end_seq(asked), (asked.seq + 1) & _MASK}:  # a new connection
@@ -457,12 +560,17 @@ class Evidence:
         if direct:
             self._bits[direct] |= SYNACK_REPLY if flags & SYN else RST_REPLY if flags & RST else ACK_REPLY
             flow.last = 0
-        if flow.synack is None and flow.pending and not flags & (SYN | RST):
-            self._answered(self._known(segment.src), flow, segment.seq)
+        if flow.synack is None and not flags & RST and not direct and (flow.pending or flags & SYN):
+            # what the client has answered, or what a timer repeats
+            sure = bool(flow.pending) or not flags & SYN
+            if not sure and not _by_timer(segment.time_ns - flow.last_ns):
+                self._unasked(key, segment)
+                return
+            self._answered(self._known(segment.src), flow, segment.seq + bool(flags & SYN), sure=sure)
         if flags & SYN:
             self._synack(flow, segment, asked=bool(direct))
         elif flags & RST:
-            self._rst(key, flow, segment, direct)
+            self._rst(flow, segment, direct)
         elif not flow.used and (
             segment.length
             or flags & FIN
@@ -473,7 +581,9 @@ class Evidence:
     def _replies(self, flow: _Flow, segment: Segment) -> bool:
         """Whether the server's packet can be the direct reply to the client's last one."""
         delay = segment.time_ns - flow.last_ns
-        if segment.flags & SYN and flow.last_flags & SYN:
+        if segment.flags & SYN:
+            if not flow.last_flags & SYN:
+                return False  # the timer's
             return delay <= (REPLY_NS if flow.synack is not None else _FIRST_REPLY_NS)
         if segment.flags & RST and segment.flags & flow.last_flags & ACK:
             return False  # what answers an ACK takes its number from it and acknowledges nothing
@@ -489,7 +599,10 @@ class Evidence:
             if asked and synack.time_ns - flow.last_ns > REPLY_NS:
                 _take_back(known.refused, flow.last_ns)  # taken for dropped meanwhile
         else:
-            if not asked:
+            if not asked and flow.sent_ns:
+                self._bits[flow.synack_frame] |= GOES_ON
+                if flow.asked is not None and flow.asked.seq == flow.isn:
+                    self._bits[flow.asked.frame] |= REQUEST_SIGN
                 flow.repeats += 1
                 known.repeats = max(known.repeats, flow.repeats)
             if self._bits[synack.frame] & CROSSED:
@@ -508,7 +621,9 @@ class Evidence:
                 opened_ns = flow.last_ns if flow.last_flags & SYN else synack.time_ns
                 known.doors.append(Door(opened_ns - 1, open=True))  # the SYN was let in already
         flow.pending = crossing
-        flow.synack = synack.seq
+        if not crossing:
+            flow.acked_seq = None
+        flow.synack, flow.synack_frame, flow.sent_ns = synack.seq, synack.frame, synack.time_ns
         flow.used = False
 
     def _alone(self, stranger: Stranger, flow: _Flow, synack: Segment, *, asked: bool) -> None:
@@ -521,7 +636,7 @@ class Evidence:
         elif flow.alone_ns and synack.seq == flow.synack:
             stranger.repeated(flow.repeats + 1, synack.time_ns - flow.alone_ns, synack.frame)
 
-    def _rst(self, key: bytes, flow: _Flow, rst: Segment, direct: int) -> None:
+    def _rst(self, flow: _Flow, rst: Segment, direct: int) -> None:
         known = self._known(rst.src)
         if known.first_rst_ns is None:
             known.first_rst_ns = flow.last_ns if direct else rst.time_ns
@@ -541,12 +656,19 @@ class Evidence:
                 known.ack_resets += 1
                 known.stranger.closes()
                 flow.pending = flow.pending[:-1]
+                if flow.pending:  # had one of these been let in, the server would know the connection
+                    self._mark_pending(flow, IGNORED)
+                    known.refused.append(flow.pending_ns)
+                    flow.pending = ()
             return
         # only a connection is reset without being asked
         if not flow.used:
             known.stranger.closes()
         if not flow.data:
-            self._resets.append((rst.time_ns, key))
+            self._closes.reset(rst.src, rst.time_ns, flow.pending_ns if flow.pending else 0)
+            self._mark_pending(flow, WAITED)
+        if rst.flags & ACK and not (flow.used or flow.pending):
+            self._unseen_ack(flow)
         self._mark_pending(flow, USED)
         flow.pending = ()
 
@@ -559,10 +681,15 @@ class Evidence:
             flow.outlived = 0
         if flow.pending:
             self._known(segment.src).taken.append(flow.pending_ns)
+        else:
+            self._unseen_ack(flow)
         self._mark_pending(flow, USED)
         for frame, _ in flow.pending[:-1]:
             if not self._bits[frame] & ACK_REPLY:
                 self._used_ns[frame] = flow.last_ns
+        if flow.pending and flow.pending[-1][1] >= 0 and segment.time_ns - flow.last_ns > _DELAYED_ACK_NS:
+            # answers the same data once more, which the capture lost
+            self.unsure.update(frame for frame, _ in flow.pending)
         flow.pending = ()
 
     def _judge(self, flow: _Flow, segment: Segment) -> None:
@@ -600,10 +727,33 @@ class Evidence:
 def _again(flow: _Flow, syn: Segment) -> _Flow:
     """The connection that `syn` has opened on a 4-tuple that was in use before."""
     new = _Flow(syn.seq)
-    new.asked, new.last, new.last_ns = syn, flow.last, flow.last_ns
+    new.asked = syn
+    new.last, new.last_ns, new.last_flags = flow.last, flow.last_ns, flow.last_flags
     new.alone_ns = -1
     new.data = syn.length > 0
     return new
+
+
+def _by_timer(delay_ns: int) -> bool:
+    """Whether a timer may send a SYN-ACK that long after the SYN: 1, 3, 7 ... s, or a little later."""
+    seconds = (delay_ns + _CROSSING_NS) // 1_000_000_000
+    nominal = ((1 << (seconds + 1).bit_length() - 1) - 1) * 1_000_000_000
+    late = max(nominal // 8 + 100_000_000, 650_000_000)
+    return nominal > 0 and delay_ns <= nominal + late
+
+
+def _acknowledges(ack: Segment, syn: Segment) -> bool:
+    """Whether a bare ACK is what a client sends that got a SYN-ACK."""
+    return bool(ack.flags & ACK and ack.ack) and ack.seq in {(syn.seq + 1) & _MASK, end_seq(syn)}
+
+
+def _answers(synack: Segment, flow: _Flow) -> bool:
+    """Whether a SYN-ACK answers a SYN that was captured, as far as any was."""
+    isn = (synack.ack - 1) & _MASK
+    if flow.isn is None or isn == flow.isn:
+        return True
+    syn = flow.asked
+    return syn is not None and (isn == syn.seq or synack.ack == end_seq(syn))
 
 
 def _crosses(flow: _Flow, synack: Segment) -> bool:
@@ -618,13 +768,3 @@ def _take_back(times: array[int], when: int) -> None:
         if times[place] == when:
             del times[place]
             return
-
-
-def _bursts(resets: list[tuple[int, bytes]]) -> dict[bytes, list[int]]:
-    """When listeners were closed (ns): RSTs for connections on which nobody had said anything."""
-    found: dict[bytes, list[int]] = {}
-    for time_ns, key in resets:
-        starts = found.setdefault(key[len(key) // 2 :], [])
-        if not starts or time_ns - starts[-1] >= _BURST_NS:
-            starts.append(time_ns)
-    return found

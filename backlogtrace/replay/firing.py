@@ -21,7 +21,7 @@ from backlogtrace.replay.expect import Expectation
 from backlogtrace.segment import ACK, SYN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from backlogtrace.kernel.listener import ListenSocket
     from backlogtrace.kernel.stack import Stack
@@ -56,6 +56,8 @@ class Firing:
         """When the first window closes."""
         self._gone: dict[bytes, Request] = {}
         self.unclear = False
+        self.goes_on: Callable[[Request], bool] | None = None
+        """Whether the capture shows a SYN-ACK of a request later than the last one seen, however late."""
 
     def run_due(self, now: int) -> None:
         """Fire what is due at `now`, the first due time."""
@@ -73,7 +75,7 @@ class Firing:
         group = self._route.of(request.key).group
         shared = group is not None and len(group.alive) > 1  # how full its member is: a guess
         if (expire or send) and (clock.busy or not clock.exact or shared) and request.snt_isn is not None:
-            shown = self._ahead.repeated(request.key, request.snt_isn, request.due)
+            shown = self._repeated(request, request.snt_isn, request.due)
             exhausted = expire and not listener.under_pressure()
             maybe_gone = expire if shown is None or exhausted else not shown
             if shown is not None and (listener.under_pressure() or shared):
@@ -92,6 +94,17 @@ class Firing:
         heapq.heappush(self._windows, (deadline, self._serial, request, request.timer, expire))
         self.edge_ns = self._windows[0][0]
 
+    def _repeated(self, request: Request, isn: int, when: int) -> bool | None:
+        """Whether its SYN-ACK is sent again soon after `when`; None where that cannot be told.
+
+        Under pressure requests expire early: one whose SYN-ACK comes much later was kept, and the capture
+        lost what its timer sent.
+        """
+        shown = self._ahead.repeated(request.key, isn, when)
+        if not shown and self.goes_on is not None and request.listener.under_pressure():
+            return self.goes_on(request) or shown
+        return shown
+
     def _orphaned(self, request: Request, when: int) -> None:
         """The timer finds the listener closed: the request goes, and nothing is sent."""
         request.listener.remove(request)
@@ -108,11 +121,7 @@ class Firing:
         elif request.timer == timer:
             plan_expire, send = listener.timer_plan(request)
             expire = expire or plan_expire
-            if (
-                expire
-                and request.snt_isn is not None
-                and self._ahead.repeated(request.key, request.snt_isn, deadline)
-            ):
+            if expire and request.snt_isn is not None and self._repeated(request, request.snt_isn, deadline):
                 expire, send = False, True  # its SYN-ACK comes late
             self._fire(request, deadline, expire=expire, send=send and not expire)
 
@@ -192,6 +201,12 @@ class Firing:
             ):
                 earliest = expectation.due_ns + EARLY_NS
             self._timers.arm(request, earliest, listener.interval(request.num_timeout), fired)
+
+    def unseen(self, request: Request, expectation: Expectation) -> None:
+        """The capture lost a timer's packet: the next interval began when that was due, or later."""
+        if request.timer:
+            interval = request.listener.interval(request.num_timeout)
+            self._timers.arm(request, expectation.due_ns, interval, expectation.time_ns)
 
     def about_to_expire(self, listener: ListenSocket, now: int) -> int:
         """Requests whose silent expiry is so near that it may have come before the packet at `now`."""
@@ -279,7 +294,7 @@ class Firing:
         """The wire shows that `request` was kept: others expired before it, which took the pressure off."""
         listener = request.listener
         for other in self._expiring(listener, last_first=True):
-            shown = other.snt_isn is not None and self._ahead.repeated(other.key, other.snt_isn, now)
+            shown = other.snt_isn is not None and self._repeated(other, other.snt_isn, now)
             if other is not request and not shown:
                 self._fire(other, now, expire=True, send=False)
                 if not listener.timer_plan(request)[0]:

@@ -178,6 +178,7 @@ class Journal:
         if self.blind:
             return
         track.summary.mismatches += 1
+        track.doubt.grow()
         peer = endpoint_text(key[: len(key) // 2])
         self.rows.append(MismatchRow(when, track.name, peer, what, detail, frame))  # type: ignore[arg-type]
 
@@ -203,15 +204,15 @@ def prove(row: PacketRow, reply: Segment, witness: SideWitness | None = None) ->
     known = witness.of(reply, reply.time_ns + AHEAD_NS) if witness is not None and other else None
     if known is None or other is None:
         if witness is not None and witness.exhausted and other is not None:
-            row.rivals = (*row.rivals, other)
+            add_rivals(row, other)
         else:
             _now_certain(row)
         return
     verdict = known.verdict
     if verdict == "either":
-        row.rivals = (*row.rivals, other)
+        add_rivals(row, other)
     elif (verdict == "cookie") != (other == "queued"):
-        row.rivals = (*row.rivals, other)
+        add_rivals(row, other)
         if known.proved:
             row.certainty = "undecided"
     elif known.proved and _LOOK_THE_SAME.isdisjoint(row.rivals):
@@ -222,6 +223,11 @@ def _now_certain(row: PacketRow) -> None:
     """A row is proved, unless something else would look the same."""
     if row.certainty != "undecided" and _LOOK_THE_SAME.isdisjoint(row.rivals):
         row.certainty = "certain"
+
+
+def add_rivals(row: PacketRow, *others: str) -> None:
+    """Name other explanations that the evidence leaves open, each once."""
+    row.rivals = tuple(dict.fromkeys((*row.rivals, *others)))
 
 
 def _settle(row: PacketRow, by: Segment) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from backlogtrace.replay.doubt import Doubt
 from backlogtrace.replay.rows import ClientImpact, ListenerSummary, QueueSample
 from backlogtrace.segment import endpoint_text
 
@@ -74,6 +75,7 @@ class Track:
         """Where several sockets had this address and port."""
         self.resends = 0
         self._counts_resends = True
+        self.doubt = Doubt()
         self.attempts: dict[bytes, Attempt] = {}
         self._impacts: list[tuple[int, int, ClientImpact]] = []
         self._impact_count = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from backlogtrace.replay import bits
 from backlogtrace.replay import evidence as ev
 from backlogtrace.replay.route import Route
 from backlogtrace.replay.track import Track
@@ -43,7 +44,7 @@ OPENING = (inbound(1, 0, SYN), outbound(2, 0.1, SYN | ACK), inbound(3, 50, ACK))
 
 
 def test_synack_reply_is_noted_on_the_syn() -> None:
-    assert gather(*OPENING).of(1) & ev.REPLY == ev.SYNACK_REPLY
+    assert gather(*OPENING).of(1) & bits.REPLY == bits.SYNACK_REPLY
 
 
 def test_syns_that_came_before_the_answer_to_an_earlier_one_are_no_refusals() -> None:
@@ -60,29 +61,29 @@ def test_syns_that_came_before_the_answer_to_an_earlier_one_are_no_refusals() ->
 
 def test_syn_without_reply_is_a_refusal() -> None:
     found = gather(inbound(1, 0, SYN), inbound(2, 10, SYN, c=2), outbound(3, 10.1, SYN | ACK, c=2))
-    assert not found.of(1) & ev.REPLY
+    assert not found.of(1) & bits.REPLY
     assert list(found.listening[SERVER].refused) == [at(0)]
 
 
 def test_repeated_synack_shows_that_the_ack_was_not_let_in() -> None:
     found = gather(*OPENING, outbound(4, 1020, SYN | ACK))
-    assert found.of(3) & ev.REPEATED
+    assert found.of(3) & bits.REPEATED
     assert found.listening[SERVER].repeats == 1
 
 
 def test_acknowledged_data_shows_that_the_ack_was_let_in() -> None:
     found = gather(*OPENING, inbound(4, 60, ACK | PSH, length=10), outbound(5, 60.1, ACK, ack=ISN + 11))
-    assert found.of(3) & ev.USED
-    assert found.of(4) & ev.ACK_REPLY
+    assert found.of(3) & bits.USED
+    assert found.of(4) & bits.ACK_REPLY
     assert found.taken_by(3) == at(60)
     assert found.taken_by(4) is None
 
 
 def test_data_sent_again_shows_that_nothing_before_was_let_in() -> None:
     found = gather(*OPENING, *(inbound(n, ms, ACK | PSH, length=10) for n, ms in ((4, 60), (5, 270))))
-    assert found.of(3) & ev.IGNORED
-    assert found.of(4) & ev.IGNORED
-    assert not found.of(5) & ev.IGNORED
+    assert found.of(3) & bits.IGNORED
+    assert found.of(4) & bits.IGNORED
+    assert not found.of(5) & bits.IGNORED
 
 
 def test_data_that_is_never_taken_was_refused_although_no_synack_is_repeated() -> None:
@@ -99,22 +100,113 @@ def test_data_that_is_never_taken_was_refused_although_no_synack_is_repeated() -
 
 def test_pure_ack_of_the_syn_proves_nothing() -> None:
     """Challenge ACKs of a request look like this."""
-    assert not gather(*OPENING, outbound(4, 60, ACK)).of(3) & ev.USED
+    assert not gather(*OPENING, outbound(4, 60, ACK)).of(3) & bits.USED
 
 
 def test_client_reset_leaves_the_ack_open() -> None:
-    assert gather(*OPENING, inbound(4, 60, RST | ACK)).of(3) & ev.GONE
+    assert gather(*OPENING, inbound(4, 60, RST | ACK)).of(3) & bits.GONE
 
 
 def test_unasked_reset_proves_a_connection() -> None:
-    assert gather(*OPENING, outbound(4, 5000, RST | ACK)).of(3) & ev.USED
+    assert gather(*OPENING, outbound(4, 5000, RST | ACK)).of(3) & bits.USED
 
 
-def test_who_is_not_reset_when_the_listener_closes_was_not_in_its_queue() -> None:
-    other = (inbound(4, 100, SYN, c=2), outbound(5, 100.1, SYN | ACK, c=2), inbound(6, 150, ACK, c=2))
-    found = gather(*OPENING, *other, outbound(7, 9000, RST | ACK, c=2))
-    assert found.of(3) & ev.IGNORED
-    assert found.of(6) & ev.USED
+OTHER = (inbound(4, 100, SYN, c=2), outbound(5, 100.1, SYN | ACK, c=2), inbound(6, 150, ACK, c=2))
+
+
+def test_who_is_not_reset_when_the_listener_closes_but_an_older_one_is_was_not_in_its_queue() -> None:
+    found = gather(*OPENING, *OTHER, outbound(7, 9000, RST | ACK))
+    assert found.of(3) & bits.WAITED
+    assert found.of(6) & bits.NOT_RESET
+    assert not found.listening[SERVER].refused  # one RST may have been lost
+
+
+def test_an_older_connection_that_is_not_reset_may_have_been_accepted() -> None:
+    found = gather(*OPENING, *OTHER, outbound(7, 9000, RST | ACK, c=2))
+    assert not found.of(3) & bits.NOT_RESET
+    assert found.of(6) & bits.USED
+
+
+def test_several_that_are_not_reset_were_refused() -> None:
+    third = (inbound(7, 200, SYN, c=3), outbound(8, 200.1, SYN | ACK, c=3), inbound(9, 250, ACK, c=3))
+    found = gather(*OPENING, *OTHER, *third, outbound(10, 9000, RST | ACK))
+    assert list(found.listening[SERVER].refused) == [at(150), at(250)]
+
+
+def test_a_reset_for_a_later_ack_shows_that_the_first_one_was_refused() -> None:
+    reset = outbound(5, 5000.1, RST)
+    found = gather(*OPENING, inbound(4, 5000, ACK), reset)
+    assert found.of(4) & bits.RST_REPLY
+    assert found.of(3) & bits.IGNORED
+
+
+def test_a_synack_that_answers_nothing_shows_that_a_syn_was_lost() -> None:
+    found = gather(*OPENING[1:])
+    assert found.of(2) & bits.UNSEEN_SYN
+    assert found.lost_packets() == "1 SYN"
+
+
+def test_a_synack_for_another_sequence_number_answers_a_syn_that_was_lost() -> None:
+    found = gather(*OPENING, outbound(4, 9000, SYN | ACK, ack=ISN + 70_001))
+    assert found.of(4) & bits.UNSEEN_SYN
+
+
+def test_a_connection_in_use_without_an_ack_shows_that_it_was_lost() -> None:
+    found = gather(*OPENING[:2], outbound(4, 60, ACK | PSH, length=10))
+    assert found.of(2) & bits.UNSEEN_ACK
+    assert found.lost_packets() == "1 ACK"
+
+
+def test_a_connection_reset_without_an_ack_shows_that_it_was_lost() -> None:
+    assert gather(*OPENING[:2], outbound(4, 9000, RST | ACK)).of(2) & bits.UNSEEN_ACK
+    assert not gather(*OPENING[:2], outbound(4, 9000, RST)).of(2) & bits.UNSEEN_ACK  # answers something
+
+
+def test_the_first_synack_captured_may_be_a_timers_and_the_one_before_it_lost() -> None:
+    found = gather(OPENING[0], outbound(2, 1010, SYN | ACK))
+    assert found.of(1) & bits.SYNACK_REPLY
+    assert found.lost == found.unsure == {1}
+    assert not found.listening[SERVER].refused
+
+
+def test_where_no_timer_is_due_another_syn_was_lost() -> None:
+    found = gather(OPENING[0], outbound(2, 2000, SYN | ACK))
+    assert found.of(2) & bits.UNSEEN_SYN
+    assert list(found.listening[SERVER].refused) == [at(0)]
+
+
+def test_a_request_is_there_until_its_last_synack() -> None:
+    found = gather(*OPENING[:2], outbound(3, 3000, SYN | ACK), outbound(4, 7000, SYN | ACK))
+    assert [bool(found.of(frame) & bits.GOES_ON) for frame in (2, 3, 4)] == [True, True, False]
+    assert found.of(1) & bits.REQUEST_SIGN
+
+
+def test_an_ack_that_comes_again_may_answer_a_synack_that_was_lost() -> None:
+    found = gather(*OPENING, inbound(4, 1060, ACK))
+    assert found.of(3) & bits.ACKED_AGAIN
+    assert not found.of(4) & bits.ACKED_AGAIN
+
+
+def test_data_without_an_ack_before_it_is_suspicious_where_most_clients_send_one() -> None:
+    def opening(c: int) -> tuple[Segment, ...]:
+        first = 10 * c
+        return (
+            inbound(first, first, SYN, c=c),
+            outbound(first + 1, first + 0.1, SYN | ACK, c=c),
+            inbound(first + 2, first + 5, ACK, c=c),
+        )
+
+    data = inbound(99, 99, ACK | PSH, length=5, c=9)
+    crowd = [packet for c in range(1, 5) for packet in opening(c)]
+    assert gather(*crowd, *opening(9)[:2], data).ack_missing(data)
+    assert not gather(*opening(1), *opening(9)[:2], data).ack_missing(data)
+
+
+def test_a_single_syn_without_an_answer_may_have_got_one() -> None:
+    answered = (inbound(3, 1000, SYN, c=3), outbound(4, 1000.1, SYN | ACK, c=3))
+    assert gather(inbound(1, 0, SYN, c=2), *answered).unsure == {1}
+    again = inbound(2, 900, SYN, c=2)
+    assert not gather(inbound(1, 0, SYN, c=2), again, *answered).unsure
 
 
 def test_refused_syns_show_when_a_listener_was_closed_and_opened() -> None:
@@ -133,49 +225,49 @@ def test_refused_syns_show_when_a_listener_was_closed_and_opened() -> None:
 def test_stripped_options_are_a_cookie_and_kept_ones_are_not() -> None:
     syn = inbound(1, 0, SYN)._replace(sack_ok=True, wscale=7)
     bare = outbound(2, 0.1, SYN | ACK)
-    assert gather(syn, bare).of(1) & ev.COOKIE_SIGN
-    assert gather(syn, bare._replace(sack_ok=True, wscale=7)).of(1) & ev.REQUEST_SIGN
+    assert gather(syn, bare).of(1) & bits.COOKIE_SIGN
+    assert gather(syn, bare._replace(sack_ok=True, wscale=7)).of(1) & bits.REQUEST_SIGN
 
 
 def test_a_timestamp_behind_the_clock_is_a_cookie() -> None:
     syn = inbound(1, 0, SYN)._replace(tsval=5)
     synack = outbound(2, 0.1, SYN | ACK)._replace(tsval=100_000)
     later = outbound(4, 1000.1, ACK)._replace(tsval=101_030)
-    assert gather(syn, synack, later).of(1) & ev.COOKIE_SIGN
+    assert gather(syn, synack, later).of(1) & bits.COOKIE_SIGN
     current = gather(syn, synack, later._replace(tsval=101_000)).of(1)
-    assert current & ev.CLOCK_SIGN  # a cookie may show the clock by chance
-    assert not current & (ev.REQUEST_SIGN | ev.COOKIE_SIGN)
+    assert current & bits.CLOCK_SIGN  # a cookie may show the clock by chance
+    assert not current & (bits.REQUEST_SIGN | bits.COOKIE_SIGN)
 
 
 def test_packets_of_connections_from_before_are_marked() -> None:
-    assert gather(inbound(1, 0, ACK | PSH, length=10)).of(1) & ev.FOREIGN
-    assert not gather(*OPENING).of(3) & ev.FOREIGN
+    assert gather(inbound(1, 0, ACK | PSH, length=10)).of(1) & bits.FOREIGN
+    assert not gather(*OPENING).of(3) & bits.FOREIGN
 
 
 def test_synack_right_behind_an_ack_proves_nothing_against_it() -> None:
     """A timer sent it; it may have left before the ACK came."""
     crossed = gather(*OPENING[:2], inbound(3, 1020, ACK), outbound(4, 1020.2, SYN | ACK))
-    assert not crossed.of(3) & (ev.REPEATED | ev.REPLY)
-    assert crossed.of(4) & ev.CROSSED
+    assert not crossed.of(3) & (bits.REPEATED | bits.REPLY)
+    assert crossed.of(4) & bits.CROSSED
     assert not crossed.listening[SERVER].refused
     later = gather(*OPENING[:2], inbound(3, 1020, ACK), outbound(4, 1022.2, SYN | ACK))
-    assert later.of(3) & ev.REPEATED
+    assert later.of(3) & bits.REPEATED
 
 
 def test_next_synack_shows_that_the_crossing_ack_was_not_let_in() -> None:
     opening = (*OPENING[:2], inbound(3, 1020, ACK), outbound(4, 1020.2, SYN | ACK))
-    assert gather(*opening, outbound(5, 3030, SYN | ACK)).of(3) & ev.REPEATED
+    assert gather(*opening, outbound(5, 3030, SYN | ACK)).of(3) & bits.REPEATED
 
 
 def test_first_synack_answers_the_syn_however_late() -> None:
     late = gather(inbound(1, 0, SYN), inbound(2, 500, SYN, c=2), outbound(3, 700, SYN | ACK))
-    assert late.of(1) & ev.SYNACK_REPLY
+    assert late.of(1) & bits.SYNACK_REPLY
     assert list(late.listening[SERVER].refused) == [at(500)]
-    assert not gather(inbound(1, 0, SYN), outbound(2, 990, SYN | ACK)).of(1) & ev.SYNACK_REPLY
+    assert not gather(inbound(1, 0, SYN), outbound(2, 990, SYN | ACK)).of(1) & bits.SYNACK_REPLY
 
 
 def test_reset_that_acknowledges_is_no_reply_to_an_ack() -> None:
     closed = gather(*OPENING, outbound(4, 60, RST | ACK))
-    assert closed.of(3) & ev.USED
-    assert not closed.of(3) & ev.REPLY
-    assert gather(*OPENING, outbound(4, 60, RST)).of(3) & ev.RST_REPLY
+    assert closed.of(3) & bits.USED
+    assert not closed.of(3) & bits.REPLY
+    assert gather(*OPENING, outbound(4, 60, RST)).of(3) & bits.RST_REPLY

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 STALLED = ("seed_documents-0000", "seed_documents-0001", "seed_documents-0002")
+LOSSY = (
+    "seed_documents-0003", "overflowed-connection-el7", "listener-closed-6.1", "timewait-reuse-5.15",
+    "abort-on-overflow-rst-6.12", "ipv6-and-ipv4-cookies-5.15", "ignored-data-no-repetition-3.10",
+    "syn-queue-full-no-cookies-5.10", "fastopen-cookie-6.12",
+)  # fmt: skip
 PORT = 8080
 
 
@@ -164,14 +169,12 @@ def test_another_file_format_changes_no_decision(name: str, form: str, tmp_path:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("name", [*STALLED, "seed_documents-0003", "overflowed-connection-el7"])
+@pytest.mark.parametrize("name", [*STALLED, *LOSSY])
 def test_a_packet_in_a_hundred_lost_flips_no_firm_decision(name: str, seed: int) -> None:
-    """But where the ACK of a handshake is lost: the packet after it completes the handshake then."""
     chance = random.Random(seed)  # noqa: S311 - reproducible
     kept = [segment for segment in segments_of(name) if chance.random() >= 0.01]
     found, _ = decided(kept)
-    flipped = flips(original(name), found)
-    assert [flip for flip in flipped if (flip[1][0], flip[2][0]) != ("passed", "established")] == []
+    assert flips(original(name), found) == []
 
 
 @pytest.mark.parametrize("name", [*STALLED[:2], "seed_documents-0003"])
@@ -191,7 +194,9 @@ def test_a_lost_synack_is_told_from_a_dropped_syn(name: str) -> None:
         syn = (answer.dst, (answer.ack - 1) % 2**32)
         mine = {value[0] for key, value in found.items() if key[:2] == syn and key[2] & SYN}
         assert mine & {"queued", "cookie"}
-        assert "not captured, but clients acknowledged" in " ".join(analysis.header.quality_reasons)
+        assert "not captured, although later packets presuppose it: 1 SYN-ACK" in " ".join(
+            analysis.header.quality_reasons
+        )
 
 
 @pytest.mark.parametrize(
