@@ -59,8 +59,8 @@ _FULL_NS = 3_000_000_000  # a queue that is full refuses more than one
 _FLOWS = 100_000  # of a generation: a flood must not fill the memory
 _ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
 _TAKEN_BACK = 1_000
-_MOSTLY = 4
-_PROMPT_NS = 500_000_000
+_MOSTLY = 4  # times as many clients acknowledge at once as do not: those may have done so, too
+_PROMPT_NS = 500_000_000  # longer than a round trip takes
 _WHOLE_LOOKED_AT = 64
 """Whole handshakes whose SYN-ACK is looked at."""
 _MASK = 0xFFFFFFFF
