@@ -15,6 +15,7 @@ from math import inf
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
+from backlogtrace.kernel.outcomes import PASSED
 from backlogtrace.replay.discovery import listening
 from backlogtrace.replay.evidence import Evidence, Listening
 from backlogtrace.replay.host import Host, HostListener
@@ -367,12 +368,15 @@ def _decisions(
 
 
 def _differing(best: dict[int, Outcome], others: Iterable[dict[int, Outcome]]) -> dict[int, tuple[str, ...]]:
-    """Packets that rivals decide differently from the best hypothesis, and how."""
+    """Packets that rivals decide differently from the best hypothesis, and how.
+
+    What belongs to a connection that was established already has no decision: it passes.
+    """
     found: dict[int, dict[str, None]] = {}
     for decisions in others:
-        for frame, outcome in decisions.items():
-            if frame in best and outcome.decision != best[frame].decision:
-                other: str = outcome.decision
+        for frame in best.keys() | decisions.keys():
+            other: str = decisions.get(frame, PASSED).decision
+            if other != best.get(frame, PASSED).decision:
                 found.setdefault(frame, {})["defer_accept" if other == "deferred" else other] = None
     return {frame: tuple(names) for frame, names in found.items()}
 

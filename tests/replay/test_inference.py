@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backlogtrace.capture import open_capture
+from backlogtrace.kernel import outcomes as out
 from backlogtrace.replay import Options, analyze, infer_capture, inference, search
 from backlogtrace.replay.evidence import Evidence, Listening
 from backlogtrace.replay.host import Host, HostListener, load_host
@@ -267,6 +268,12 @@ def test_rivals_that_decide_alike_do_not_crowd_out_the_others() -> None:
     near = found.near()
     assert near[:2] == [alike[0], other]
     assert far not in near
+
+
+def test_what_only_passes_for_one_of_two_rivals_is_decided_differently() -> None:
+    completes, passes = {1: out.ESTABLISHED}, {0: out.ESTABLISHED}
+    assert inference._differing(completes, [passes]) == {0: ("established",), 1: ("passed",)}
+    assert not inference._differing(completes, [{**completes, 2: out.PASSED}])
 
 
 def test_backlog_that_nothing_shows_is_not_taken_for_a_small_one() -> None:
