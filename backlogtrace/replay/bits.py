@@ -41,8 +41,12 @@ close() of a listener with what was never accepted."""
 ACKED_AGAIN = REQUEST_SIGN
 """A bare ACK of a client that sent the same once more: so does who gets the SYN-ACK again, which the capture
 may have lost."""
-UNANNOUNCED = FASTOPEN_SIGN
-"""A client's first packet after the SYN-ACK, where it is no prompt ACK: the capture may have lost that."""
+SENT_DATA = FASTOPEN_SIGN
+"""A client's first packet after the SYN-ACK: it has data."""
+LATE = CROSSED
+"""Likewise: it came later than a round trip takes."""
+REMINDED = CLOCK_SIGN
+"""Likewise: the SYN-ACK had been sent more than once."""
 NOT_RESET = UNSEEN_SYN
 """A packet of the client: when the listener was closed older connections got a RST, this one's did not."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,13 +24,15 @@ from backlogtrace.replay.bits import (
     GOES_ON,
     GONE,
     IGNORED,
+    LATE,
     NOT_RESET,
+    REMINDED,
     REPEATED,
     REPLY,
     REQUEST_SIGN,
     RST_REPLY,
+    SENT_DATA,
     SYNACK_REPLY,
-    UNANNOUNCED,
     UNSEEN_ACK,
     UNSEEN_SYN,
     USED,
@@ -65,6 +67,8 @@ _WHOLE_LOOKED_AT = 64
 """Whole handshakes whose SYN-ACK is looked at."""
 _MASK = 0xFFFFFFFF
 _OPENING = SYN | ACK | RST
+_FIRST = SENT_DATA | LATE | REMINDED
+_RATE = 1_000  # of so many attempts one lost packet says nothing about the others
 
 
 class _Flow:
@@ -96,6 +100,8 @@ class _Flow:
     """Frame of the client's ACK, where a SYN was reset between the SYN-ACK and it."""
     acked_seq: int | None = None
     """Sequence number of the client's last packet since that SYN-ACK."""
+    sent_seq: int | None = None
+    """That of what the client sends next."""
     used = False
     data = False
     """The client sent data."""
@@ -127,10 +133,8 @@ class Listening:
     """How often a SYN-ACK was repeated at most without being asked for."""
     ack_resets: int = 0
     """ACKs answered with a RST."""
-    prompt: int = 0
-    """How often a client's first packet after a SYN-ACK was a bare ACK that came at once."""
-    unannounced: int = 0
-    """How often it was another one, or came late."""
+    first: Counter[int] = field(default_factory=Counter)
+    """What clients sent first after a SYN-ACK: the bits SENT_DATA, LATE, REMINDED -> how often."""
     unrepeated: int = 0
     """SYN-ACKs that nobody answered and that were not repeated either."""
     cookie_signs: int = 0
@@ -150,8 +154,8 @@ class Listening:
     """The SYNs that may still be answered."""
     answers: bool = True
     """Whether the last SYN was answered."""
-    single: Segment | None = None
-    """The last SYN if it was not, but the one before was."""
+    single: tuple[Segment, bool] | None = None
+    """The last SYN if it was not, and nothing was refused just before; whether the one before was answered."""
     unexplained: deque[tuple[Segment, _Flow]] = field(default_factory=deque)
     """Bare ACKs of clients whose SYN got no answer; a RST may still answer them."""
     stranger: Stranger = field(default_factory=Stranger)
@@ -168,8 +172,7 @@ class Listening:
         """Add what is known of another endpoint of the same listener."""
         self.attempts += other.attempts
         self.repeats = max(self.repeats, other.repeats)
-        self.prompt += other.prompt
-        self.unannounced += other.unannounced
+        self.first += other.first
         self.unrepeated += other.unrepeated
         self.ack_resets += other.ack_resets
         self.cookie_signs += other.cookie_signs
@@ -206,15 +209,17 @@ class Evidence:
         self.unsure: set[int] = set()
         """Packets (frames) of clients that may have been dropped, although something answers them: that may
         answer another one, which the capture lost."""
-        self.unseen_syns = self.unseen_acks = 0
-        """SYN-ACKs that answer a SYN, and that are answered by an ACK, which the capture lost."""
+        self.unseen_syns = self.unseen_acks = self.unseen_data = 0
+        """What the capture lost of clients: SYNs that a SYN-ACK answers, ACKs that complete a handshake, data
+        that the server acknowledges."""
+        self.loses = False
+        """In the end: whether the capture is known to have lost packets, and not just one out of thousands."""
         self._bits = array("H", bytes(2048))
         self._flows: dict[bytes, _Flow] = {}
         self._older: dict[bytes, _Flow] = {}
         """The generation before: only those that come again are kept on."""
-        self._single: list[Segment] = []
-        """SYNs that got no answer although those before and after them did: the capture may have lost it,
-        where nothing else was refused at that time."""
+        self._single: list[tuple[Segment, bool]] = []
+        """SYNs whose answer the capture may have lost, and whether those before and after them got one."""
         self._closes = Closes()
         self._older_left = False
         """Flows were left behind for want of memory: what is not known may have been known once."""
@@ -229,7 +234,12 @@ class Evidence:
 
     def lost_packets(self) -> str:
         """What is not in the capture although later packets presuppose it, in words; empty: nothing."""
-        kinds = {"SYN": self.unseen_syns, "SYN-ACK": len(self.lost), "ACK": self.unseen_acks}
+        kinds = {
+            "SYN": self.unseen_syns,
+            "SYN-ACK": len(self.lost),
+            "ACK": self.unseen_acks,
+            "data packet": self.unseen_data,
+        }
         return ", ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in kinds.items() if number)
 
     def of(self, frame: int) -> int:
@@ -254,12 +264,19 @@ class Evidence:
     def ack_missing(self, segment: Segment) -> bool:
         """Whether the capture may have lost the ACK before a packet that completes a handshake.
 
-        So it is where a client seems to have sent none at once, while most of the others did.
+        So it is where a client seems to have sent none, or a late one, while most of the others sent one at
+        once; and where the capture is known to have lost packets, if what it sent may have come after one.
         """
-        if not self.of(segment.frame) & UNANNOUNCED:
+        kind = self.of(segment.frame) & _FIRST
+        if not kind & (SENT_DATA | LATE):
             return False
-        known = self.listening[segment.dst]
-        return known.prompt >= _MOSTLY * known.unannounced
+        first = self.listening[segment.dst].first
+        if kind & SENT_DATA:
+            usual = sum(times for other, times in first.items() if not other & SENT_DATA)
+        else:
+            usual = first[kind ^ LATE]
+        few = first[kind] <= max(usual // _MOSTLY, usual > 1)
+        return few or (self.loses and kind != LATE)
 
     def last_refusal(self, end: bytes, before_ns: int) -> int | None:
         """When something was last refused at a listening endpoint before `before_ns`."""
@@ -298,7 +315,7 @@ class Evidence:
                     self._bits[segment.frame] |= SYNACK_REPLY
                     known = self._known(dst)
                     known.attempts += 1
-                    known.prompt += 1
+                    known.first[0] += 1
                     if known.attempts <= _WHOLE_LOOKED_AT:
                         syn, synack, *_ = segment.opening()  # type: ignore[attr-defined]
                         known.stranger.synack(syn, synack)
@@ -337,7 +354,7 @@ class Evidence:
         for known in self.listening.values():
             self._judge_syns(known, None)
             if known.single is not None:
-                self._judge_single(known.single)
+                self._judge_single(*known.single)
             self._judge_acks(known, self.last_ns)
         for end, closed_ns in self._closes.last().items():
             known = self._known(end)
@@ -349,9 +366,12 @@ class Evidence:
         for known in self.listening.values():
             known.refused = array("q", sorted(known.refused))
             known.taken = array("q", sorted(known.taken))
-        for syn in self._single:
+        lost = self.unseen_syns + len(self.lost) + self.unseen_acks + self.unseen_data
+        self.loses = lost * _RATE > sum(known.attempts for known in self.listening.values())
+        for syn, between in self._single:
             refused, when = self._known(syn.dst).refused, syn.time_ns
-            if bisect_right(refused, when + _FULL_NS) - bisect_left(refused, when - _FULL_NS) <= 1:
+            alone = bisect_right(refused, when + _FULL_NS) - bisect_left(refused, when - _FULL_NS) <= 1
+            if (alone and between) or (self.loses and (alone or between)):
                 self.unsure.add(syn.frame)
 
     def _known(self, end: bytes) -> Listening:
@@ -440,10 +460,13 @@ class Evidence:
             self._judge_acks(known, segment.time_ns)
             known.unexplained.append((segment, flow))
         if flow.synack is not None and flow.acked_seq is None:
-            prompt = bare and segment.time_ns - flow.sent_ns < _PROMPT_NS
-            self._known(segment.dst).prompt += prompt
-            self._known(segment.dst).unannounced += not prompt
-            self._bits[segment.frame] |= 0 if prompt else UNANNOUNCED
+            kind = (
+                (0 if bare else SENT_DATA)
+                | (0 if segment.time_ns - flow.sent_ns < _PROMPT_NS else LATE)
+                | (REMINDED if flow.repeats else 0)
+            )
+            self._known(segment.dst).first[kind] += 1
+            self._bits[segment.frame] |= kind
         seq = segment.seq if segment.length else -1
         if seq >= 0:
             again = [place for place, (_, old) in enumerate(flow.pending) if old == seq]
@@ -458,6 +481,9 @@ class Evidence:
             flow.pending_ns = segment.time_ns
         flow.pending = (*flow.pending, (segment.frame, seq))
         flow.acked_seq = segment.seq
+        end = end_seq(segment)
+        if flow.sent_seq is None or seq_after(end, flow.sent_seq):
+            flow.sent_seq = end
 
     def _opened(self, syn: Segment, key: bytes) -> None:
         """_inbound() of the first SYN of a flow: most of what a flood is."""
@@ -485,20 +511,23 @@ class Evidence:
             syn = asked.popleft()
             when = syn.time_ns
             answered = bool(bits[syn.frame] & REPLY)
-            if known.single is not None and answered:
-                self._judge_single(known.single)
-            known.single = syn if known.answers and not answered else None
-            known.answers = answered
+            if known.single is not None:
+                single, after_answer = known.single
+                self._judge_single(single, after_answer and answered)
+                known.single = None
             if not answered:
+                if known.answers or not known.refused or when - known.refused[-1] > _FULL_NS:
+                    known.single = syn, known.answers
                 known.refused.append(when)
                 if known.first_rst_ns is not None and known.first_rst_ns < when:
                     known.first_rst_ns = None  # dropped: somebody listens
+            known.answers = answered
 
-    def _judge_single(self, syn: Segment) -> None:
-        """A SYN got no answer although those before and after it did."""
+    def _judge_single(self, syn: Segment, between: bool) -> None:
+        """A SYN got no answer; `between`: although those before and after it did."""
         flow = self._flow(syn.src + syn.dst)
         if flow is not None and flow.asked is syn and flow.last == syn.frame:  # and nobody asked again
-            self._single.append(syn)
+            self._single.append((syn, between))
 
     def _judge_acks(self, known: Listening, now: int) -> None:
         """What acknowledges something although no SYN-ACK was captured, up to `now`."""
@@ -681,6 +710,8 @@ class Evidence:
             flow.outlived = 0
         if flow.pending:
             self._known(segment.src).taken.append(flow.pending_ns)
+            if flow.sent_seq is not None and seq_after(segment.ack, flow.sent_seq):
+                self.unseen_data += 1
         else:
             self._unseen_ack(flow)
         self._mark_pending(flow, USED)

@@ -187,19 +187,48 @@ def test_an_ack_that_comes_again_may_answer_a_synack_that_was_lost() -> None:
     assert not found.of(4) & bits.ACKED_AGAIN
 
 
-def test_data_without_an_ack_before_it_is_suspicious_where_most_clients_send_one() -> None:
-    def opening(c: int) -> tuple[Segment, ...]:
-        first = 10 * c
-        return (
-            inbound(first, first, SYN, c=c),
-            outbound(first + 1, first + 0.1, SYN | ACK, c=c),
-            inbound(first + 2, first + 5, ACK, c=c),
-        )
+def opening(c: int, *, late_ms: float = 5) -> tuple[Segment, ...]:
+    first = 10 * c
+    return (
+        inbound(first, first, SYN, c=c),
+        outbound(first + 1, first + 0.1, SYN | ACK, c=c),
+        inbound(first + 2, first + late_ms, ACK, c=c),
+    )
 
+
+CROWD = tuple(packet for c in range(1, 5) for packet in opening(c))
+
+
+def test_data_without_an_ack_before_it_is_suspicious_where_most_clients_send_one() -> None:
     data = inbound(99, 99, ACK | PSH, length=5, c=9)
-    crowd = [packet for c in range(1, 5) for packet in opening(c)]
-    assert gather(*crowd, *opening(9)[:2], data).ack_missing(data)
+    assert gather(*CROWD, *opening(9)[:2], data).ack_missing(data)
     assert not gather(*opening(1), *opening(9)[:2], data).ack_missing(data)
+
+
+def test_data_is_compared_with_acks_however_late_those_are() -> None:
+    late = [packet for c in range(1, 9) for packet in opening(c, late_ms=700 + c)]
+    data = inbound(99, 99, ACK | PSH, length=5, c=9)
+    found = gather(*sorted([*late, *opening(9)[:2], data], key=lambda packet: packet.time_ns))
+    assert found.ack_missing(data)
+    assert not found.ack_missing(late[-1])
+
+
+def test_an_ack_long_after_a_synack_that_was_sent_again_may_be_the_second_in_a_capture_that_loses() -> None:
+    again = (*OPENING[:2], outbound(3, 1020, SYN | ACK), inbound(4, 3000, ACK))
+    assert not gather(*again).ack_missing(again[-1])
+    assert gather(outbound(9, 0, SYN | ACK, c=7), *again).ack_missing(again[-1])
+
+
+def test_acknowledged_data_that_was_not_captured_was_lost() -> None:
+    found = gather(*OPENING, outbound(4, 60, ACK, ack=ISN + 11))
+    assert found.lost_packets() == "1 data packet"
+    assert found.loses
+
+
+def test_an_old_sequence_number_shows_no_loss() -> None:
+    old = inbound(5, 70, ACK, seq=ISN - 70_000)
+    sent = inbound(4, 60, ACK | PSH, length=10)
+    assert not gather(*OPENING, sent, old, outbound(6, 70.1, ACK, ack=ISN + 11)).loses
 
 
 def test_a_single_syn_without_an_answer_may_have_got_one() -> None:
@@ -207,6 +236,12 @@ def test_a_single_syn_without_an_answer_may_have_got_one() -> None:
     assert gather(inbound(1, 0, SYN, c=2), *answered).unsure == {1}
     again = inbound(2, 900, SYN, c=2)
     assert not gather(inbound(1, 0, SYN, c=2), again, *answered).unsure
+
+
+def test_the_last_of_several_syns_may_have_got_an_answer_in_a_capture_that_loses() -> None:
+    refused = (inbound(1, 0, SYN, c=2), inbound(2, 1000, SYN, c=2), inbound(3, 5000, SYN, c=2))
+    assert not gather(*refused).unsure
+    assert gather(outbound(9, 0, SYN | ACK, c=7), *refused).unsure == {3}
 
 
 def test_refused_syns_show_when_a_listener_was_closed_and_opened() -> None:
