@@ -155,7 +155,7 @@ class Listening:
     answers: bool = True
     """Whether the last SYN was answered."""
     single: tuple[Segment, bool] | None = None
-    """The last SYN if it was not, and nothing was refused just before; whether the one before was answered."""
+    """The last SYN if it was not, and nothing was refused just before; whether the one before it was."""
     unexplained: deque[tuple[Segment, _Flow]] = field(default_factory=deque)
     """Bare ACKs of clients whose SYN got no answer; a RST may still answer them."""
     stranger: Stranger = field(default_factory=Stranger)
@@ -213,7 +213,7 @@ class Evidence:
         """What the capture lost of clients: SYNs that a SYN-ACK answers, ACKs that complete a handshake, data
         that the server acknowledges."""
         self.loses = False
-        """In the end: whether the capture is known to have lost packets, and not just one out of thousands."""
+        """In the end: whether the capture is known to lose packets, and not just one out of thousands."""
         self._bits = array("H", bytes(2048))
         self._flows: dict[bytes, _Flow] = {}
         self._older: dict[bytes, _Flow] = {}
