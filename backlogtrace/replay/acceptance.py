@@ -240,6 +240,9 @@ class Acceptance:
             grace = 0 <= listener.young <= listener.profile.full_queue_admits_young
             # with few young requests only Fast Open asks, and a SYN-ACK alone does not answer it
             room: bool | None = bool(bits & (FASTOPEN_SIGN if grace else SYNACK_REPLY)) or None
+            evidence = self._evidence
+            if segment.frame in evidence.unsure and evidence.refuses_next(segment.dst, segment.time_ns):
+                room = None  # rather the SYN that came again was answered
         else:
             request = self._stack.ehash.get(segment.src + segment.dst)
             room = self._room_for(listener, segment, bits, request, full=full)
@@ -346,6 +349,9 @@ class Acceptance:
         """A SYN-ACK without a SYN: the model takes the SYN that the capture lost; False if it did not."""
         if not self._evidence.of(synack.frame) & UNSEEN_SYN:
             return False
+        entry = self._stack.ehash.get(key)
+        if type(entry) is Request and entry.frame in self._evidence.unsure:
+            return False  # the model took an earlier one
         self._forget(key)
         syn = asked_by(synack)
         outcome = listener.conn_request(syn, key)
@@ -490,6 +496,8 @@ class Acceptance:
             return out.DROP_ACCEPT_QUEUE
         if syn.frame in self._evidence.unsure:
             self.open, self.rivals = True, ("queued" if outcome.reply is None else "dropped",)
+            if outcome.reply is None:
+                return outcome
         if outcome.reply is None and bits & SYNACK_REPLY and outcome.decision == "dropped":
             self._contradiction(
                 syn, "unexpected_reply", f"SYN-ACK seen, the model dropped the SYN ({outcome.reason})"

@@ -596,6 +596,8 @@ class Evidence:
                 self._unasked(key, segment)
                 return
             self._answered(self._known(segment.src), flow, segment.seq + bool(flags & SYN), sure=sure)
+            if not sure:
+                self._bits[segment.frame] |= UNSEEN_SYN | SYNACK_REPLY
         if flags & SYN:
             self._synack(flow, segment, asked=bool(direct))
         elif flags & RST:

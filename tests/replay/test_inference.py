@@ -18,7 +18,7 @@ from backlogtrace.replay.rows import PacketRow
 from backlogtrace.replay.search import Found
 from backlogtrace.replay.trial import Score
 from backlogtrace.segment import ACK, RST, SYN
-from tests.kernel.build import segment
+from tests.kernel.build import client, segment
 from tests.replay.wire import Wire, replay
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -301,6 +301,24 @@ def test_an_ignored_ack_is_not_certain_where_a_short_deferral_would_look_the_sam
     assert refused[0].resolved_by is not None
     assert (refused[0].certainty, refused[0].rivals) == ("likely", ("defer_accept",))
     assert (refused[2].certainty, refused[2].rivals) == ("certain", ())
+
+
+def test_a_synack_a_second_late_does_not_answer_the_first_syn_where_others_are_refused_since() -> None:
+    """Who was dropped asks again after a second, and just then a timer would send a lost SYN-ACK again."""
+    wire = Wire()
+    wire.handshake(1, 0)
+    wire.syn(2, 100, answered=False)
+    wire.syn(3, 200, answered=False)
+    wire.synack(2, 1100.05)  # the SYN is lost
+    wire.ack(2, 1101)
+    for at in (1200, 3200, 7200):
+        wire.syn(3, at, answered=at > 7000)
+    wire.ack(3, 7201)
+    wire.inbound(RST, 99, 70_000)
+    result = replay(wire, Host(listeners=[HostListener("10.9.0.1", 80, backlog=0)]))
+    assert not result.mismatches
+    first = next(row for row in result.packets if row.segment.src == client(2))
+    assert (first.outcome.decision, first.certainty, first.rivals) == ("dropped", "undecided", ("queued",))
 
 
 def test_trouble_noticed_at_the_end_of_a_large_capture_is_looked_for_among_the_last_packets() -> None:
