@@ -389,6 +389,17 @@ class ListenSocket:
         expire = fired >= retries and (not request.acked or fired >= defer)
         return expire, not expire and (not request.acked or fired >= defer - 1)
 
+    def timer_bounds(self, request: Request) -> tuple[bool, bool]:
+        """(may expire, may send a SYN-ACK) at the request's timer, whatever timers have fired before it.
+
+        Under pressure those decide how many retries are left, between _MIN_RETRIES and all.
+        """
+        if request.child is not None:
+            return self.timer_plan(request)
+        retries = self.syncnt or self.settings.tcp_synack_retries
+        fired = request.num_timeout
+        return fired >= min(retries, _MIN_RETRIES), fired < retries
+
     def under_pressure(self) -> bool:
         """The SYN queue is more than half full."""
         if self.profile.syn_table:

@@ -77,8 +77,9 @@ class Firing:
         if (expire or send) and (clock.busy or not clock.exact or shared) and request.snt_isn is not None:
             shown = self._repeated(request, request.snt_isn, request.due)
             exhausted = expire and not listener.under_pressure()
-            maybe_gone = expire if shown is None or exhausted else not shown
-            if shown is not None and (listener.under_pressure() or shared):
+            may_expire, may_send = listener.timer_bounds(request)
+            maybe_gone = expire if shown is None or exhausted else may_expire and not shown
+            if shown is not None and may_expire and may_send and (listener.under_pressure() or shared):
                 expire, send = not shown, shown  # the order of timers decides who expires: not known here
         deadline = request.deadline
         if expire and clock.exact and clock.busy:
