@@ -381,7 +381,7 @@ class Acceptance:
         return True
 
     def goes_on(self, request: Request) -> bool:
-        """Whether a SYN-ACK of a request comes later than the one that is missing now."""
+        """Whether a request is there still after the SYN-ACK that is missing now, as the wire shows."""
         return bool(self._evidence.of(request.synack_frame or request.frame) & GOES_ON)
 
     def receive(self, segment: Segment) -> Outcome:

@@ -33,7 +33,8 @@ UNSEEN_SYN = 0x2000
 UNSEEN_ACK = 0x4000
 """A SYN-ACK: the capture lost the ACK that came after it and completed the handshake."""
 GOES_ON = 0x8000
-"""A SYN or SYN-ACK: a timer sends the SYN-ACK again later, so the request is there until then."""
+"""A SYN or SYN-ACK: the request is there until later, when a timer sends the SYN-ACK again, or a RST answers
+a SYN within the window."""
 
 WAITED = COOKIE_SIGN
 """A packet of the client: the server reset its connection, on which nobody had said anything. So does

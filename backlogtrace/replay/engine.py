@@ -565,7 +565,7 @@ class Replay:
             and entry.num_retrans == expectation.attempt
         ):
             if self.acceptance is not None and self.acceptance.goes_on(entry):
-                detail += " until a later one: lost by the capture?"
+                detail += ", but the request is there still: lost by the capture?"
                 self._firing.unseen(entry, expectation)
             else:
                 entry.listener.remove(entry)  # the kernel seems not to have it

@@ -683,6 +683,8 @@ class Evidence:
                 known.doors.append(Door(known.first_rst_ns - 1, open=False))
             return
         if direct:
+            if flow.synack is not None and flow.last_flags & SYN and not known.closed:
+                self._bits[flow.synack_frame] |= GOES_ON  # a SYN within the window ends a request
             if flow.pending and flow.pending[-1][0] == direct:
                 known.ack_resets += 1
                 known.stranger.closes()

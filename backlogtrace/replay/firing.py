@@ -57,7 +57,7 @@ class Firing:
         self._gone: dict[bytes, Request] = {}
         self.unclear = False
         self.goes_on: Callable[[Request], bool] | None = None
-        """Whether the capture shows a SYN-ACK of a request later than the last one seen, however late."""
+        """Whether the capture shows that a request is there after the last SYN-ACK seen, however late."""
 
     def run_due(self, now: int) -> None:
         """Fire what is due at `now`, the first due time."""

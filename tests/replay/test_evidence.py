@@ -181,6 +181,12 @@ def test_a_request_is_there_until_its_last_synack() -> None:
     assert found.of(1) & bits.REQUEST_SIGN
 
 
+def test_a_request_is_there_until_a_syn_within_the_window_ends_it() -> None:
+    again = inbound(3, 5000, SYN)._replace(seq=ISN + 1)
+    reset = outbound(4, 5000.1, RST | ACK, ack=ISN + 2)._replace(seq=0)
+    assert gather(*OPENING[:2], again, reset).of(2) & bits.GOES_ON
+
+
 def test_an_ack_that_comes_again_may_answer_a_synack_that_was_lost() -> None:
     found = gather(*OPENING, inbound(4, 1060, ACK))
     assert found.of(3) & bits.ACKED_AGAIN
