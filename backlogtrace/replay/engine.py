@@ -19,7 +19,7 @@ from backlogtrace.kernel.request import Request
 from backlogtrace.replay.acceptance import Acceptance
 from backlogtrace.replay.expect import Expectation
 from backlogtrace.replay.firing import Firing
-from backlogtrace.replay.journal import add_rivals, prove
+from backlogtrace.replay.journal import prove
 from backlogtrace.replay.lookahead import Lookahead
 from backlogtrace.replay.ordinary import Ordinary
 from backlogtrace.segment import ACK, DAMAGED, FIN, FLAG_BITS, HANDSHAKE, RST, SYN, undamaged
@@ -373,13 +373,10 @@ class Replay:
             row = journal.packet(key, track, segment, outcome, (accept, syn_low, syn_high))
             if row is not None and track.group is not None:
                 track.group.qualify(row, key)
-            if row is not None and unclear:
-                other = "queued" if outcome.decision == "cookie" else "cookie"
-                row.certainty = "undecided"
-                add_rivals(row, other)
-            if row is not None and self.acceptance is not None and self.acceptance.open:
-                row.certainty = "undecided"
-                add_rivals(row, *self.acceptance.rivals)
+            if unclear:
+                journal.left_open(segment, row, ("queued" if outcome.decision == "cookie" else "cookie",))
+            if self.acceptance is not None and self.acceptance.open:
+                journal.left_open(segment, row, self.acceptance.rivals)
         if row is None and track.group is not None:
             track.group.lengths(key, outcome, (accept, accept), (syn_low, syn_high))
         if outcome.reply is not None and segment.frame not in self._lost:

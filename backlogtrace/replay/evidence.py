@@ -55,6 +55,8 @@ _FIRST_REPLY_NS = 980_000_000
 """The first SYN-ACK of a connection: no timer sends one so early, so it is the answer to the SYN."""
 _CROSSING_NS = 2_000_000
 """What is captured this close together may have happened in the other order."""
+_AT_ONCE_NS = 50_000_000
+_MUCH = 5
 _DELAYED_ACK_NS = 200_000_000  # TCP_DELACK_MAX
 _STAYS_CLOSED_NS = 1_000_000_000
 _FULL_NS = 3_000_000_000  # a queue that is full refuses more than one
@@ -209,9 +211,9 @@ class Evidence:
         self.unsure: set[int] = set()
         """Packets (frames) of clients that may have been dropped, although something answers them: that may
         answer another one, which the capture lost."""
-        self.unseen_syns = self.unseen_acks = self.unseen_data = 0
-        """What the capture lost of clients: SYNs that a SYN-ACK answers, ACKs that complete a handshake, data
-        that the server acknowledges."""
+        self.unseen_syns = self.unseen_acks = self.unseen_others = 0
+        """What the capture lost of clients: SYNs that a SYN-ACK answers, ACKs that complete a handshake, and
+        other packets that the server acknowledges or answers with a RST."""
         self.loses = False
         """In the end: whether the capture is known to lose packets, and not just one out of thousands."""
         self._bits = array("H", bytes(2048))
@@ -238,7 +240,7 @@ class Evidence:
             "SYN": self.unseen_syns,
             "SYN-ACK": len(self.lost),
             "ACK": self.unseen_acks,
-            "data packet": self.unseen_data,
+            "later packet": self.unseen_others,
         }
         return ", ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in kinds.items() if number)
 
@@ -275,7 +277,7 @@ class Evidence:
             usual = sum(times for other, times in first.items() if not other & SENT_DATA)
         else:
             usual = first[kind ^ LATE]
-        few = first[kind] <= max(usual // _MOSTLY, usual > 1)
+        few = first[kind] <= max(usual // _MOSTLY, usual > 0)
         return few or (self.loses and kind != LATE)
 
     def last_refusal(self, end: bytes, before_ns: int) -> int | None:
@@ -366,7 +368,7 @@ class Evidence:
         for known in self.listening.values():
             known.refused = array("q", sorted(known.refused))
             known.taken = array("q", sorted(known.taken))
-        lost = self.unseen_syns + len(self.lost) + self.unseen_acks + self.unseen_data
+        lost = self.unseen_syns + len(self.lost) + self.unseen_acks + self.unseen_others
         self.loses = lost * _RATE > sum(known.attempts for known in self.listening.values())
         for syn, between in self._single:
             refused, when = self._known(syn.dst).refused, syn.time_ns
@@ -429,6 +431,10 @@ class Evidence:
         flags = segment.flags
         if flow is None:  # not opened by a SYN, see _opened()
             flow = self._follow(key, _Flow(None))
+        if flow.last_flags & _OPENING == SYN and not flags & (SYN | RST) and flow.asked is not None:
+            asked = flow.asked
+            if flow.isn not in {None, asked.seq} and _acknowledges(segment, asked):
+                flow = self._follow(key, _again(flow, asked))  # the capture lost the SYN-ACK in between
         if flow.alone_ns > 0 and not flags & (SYN | RST):
             reset_ns = self._known(segment.dst).reset_ns
             if flow.alone_ns + _CROSSING_NS < reset_ns < segment.time_ns - _CROSSING_NS:
@@ -589,8 +595,9 @@ class Evidence:
         if direct:
             self._bits[direct] |= SYNACK_REPLY if flags & SYN else RST_REPLY if flags & RST else ACK_REPLY
             flow.last = 0
-        if flow.synack is None and not flags & RST and not direct and (flow.pending or flags & SYN):
-            # what the client has answered, or what a timer repeats
+        # the client has answered it, or a timer repeats it
+        unseen = not direct and (flow.pending or flags & SYN)
+        if flow.synack is None and not flags & RST and (unseen or _takes_data(segment, flow)):
             sure = bool(flow.pending) or not flags & SYN
             if not sure and not _by_timer(segment.time_ns - flow.last_ns):
                 self._unasked(key, segment)
@@ -616,9 +623,13 @@ class Evidence:
             if not flow.last_flags & SYN:
                 return False  # the timer's
             return delay <= (REPLY_NS if flow.synack is not None else _FIRST_REPLY_NS)
-        if segment.flags & RST and segment.flags & flow.last_flags & ACK:
+        if segment.flags & RST and (segment.flags & flow.last_flags & ACK or self._late(delay)):
             return False  # what answers an ACK takes its number from it and acknowledges nothing
         return delay <= REPLY_NS and not self._bits[segment.frame] & CROSSED
+
+    def _late(self, delay_ns: int) -> bool:
+        """Whether the kernel's own replies are captured much sooner: then this one answers another packet."""
+        return delay_ns > _AT_ONCE_NS and delay_ns > _MUCH * max(self.vantage.server_ns, default=delay_ns)
 
     def _synack(self, flow: _Flow, synack: Segment, *, asked: bool) -> None:
         known = self._known(synack.src)
@@ -689,10 +700,12 @@ class Evidence:
                 known.ack_resets += 1
                 known.stranger.closes()
                 flow.pending = flow.pending[:-1]
-                if flow.pending:  # had one of these been let in, the server would know the connection
-                    self._mark_pending(flow, IGNORED)
-                    known.refused.append(flow.pending_ns)
-                    flow.pending = ()
+                self._unknown(known, flow)
+            return
+        if not rst.flags & ACK:
+            if self._late(rst.time_ns - flow.last_ns):  # answers what the capture lost
+                self.unseen_others += 1
+                self._unknown(known, flow)
             return
         # only a connection is reset without being asked
         if not flow.used:
@@ -705,6 +718,13 @@ class Evidence:
         self._mark_pending(flow, USED)
         flow.pending = ()
 
+    def _unknown(self, known: Listening, flow: _Flow) -> None:
+        """The server knows no connection: it has let in none of the client's packets before."""
+        if flow.pending:
+            self._mark_pending(flow, IGNORED)
+            known.refused.append(flow.pending_ns)
+            flow.pending = ()
+
     def _use(self, flow: _Flow, segment: Segment) -> None:
         flow.used = True
         if flow.outlived:
@@ -715,7 +735,7 @@ class Evidence:
         if flow.pending:
             self._known(segment.src).taken.append(flow.pending_ns)
             if flow.sent_seq is not None and seq_after(segment.ack, flow.sent_seq):
-                self.unseen_data += 1
+                self.unseen_others += 1
         else:
             self._unseen_ack(flow)
         self._mark_pending(flow, USED)
@@ -780,6 +800,13 @@ def _by_timer(delay_ns: int) -> bool:
 def _acknowledges(ack: Segment, syn: Segment) -> bool:
     """Whether a bare ACK is what a client sends that got a SYN-ACK."""
     return bool(ack.flags & ACK and ack.ack) and ack.seq in {(syn.seq + 1) & _MASK, end_seq(syn)}
+
+
+def _takes_data(segment: Segment, flow: _Flow) -> bool:
+    """Whether the server acknowledges data that the client sent after its SYN."""
+    if flow.isn is None or flow.sent_seq is None:
+        return False
+    return seq_after(segment.ack, (flow.isn + 1) & _MASK) and not seq_after(segment.ack, flow.sent_seq)
 
 
 def _answers(synack: Segment, flow: _Flow) -> bool:

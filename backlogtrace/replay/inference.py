@@ -15,7 +15,6 @@ from math import inf
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
-from backlogtrace.kernel.outcomes import PASSED
 from backlogtrace.replay.discovery import listening
 from backlogtrace.replay.evidence import Evidence, Listening
 from backlogtrace.replay.host import Host, HostListener
@@ -23,13 +22,12 @@ from backlogtrace.replay.hypothesis import SYSCTLS, UNLIMITED, Hypothesis
 from backlogtrace.replay.route import Route
 from backlogtrace.replay.search import CONTRADICTION, Found, Search
 from backlogtrace.replay.track import Track
-from backlogtrace.replay.trial import attempt, blank_summary
+from backlogtrace.replay.trial import Decided, attempt, blank_summary
 from backlogtrace.segment import HANDSHAKE, endpoint, endpoint_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from backlogtrace.kernel.outcome import Outcome
     from backlogtrace.replay.acceptance import Floor
     from backlogtrace.segment import Segment
 
@@ -53,6 +51,7 @@ _JUDGED_RIVALS = 4
 _NEAR = 2.3
 """A hypothesis whose cost is this close to the best one's may be the truth as well: a tenth as likely."""
 _DEFERRING = 2
+_PASSES = Decided("passed")
 _SEARCHED = 8
 """Listeners that are searched for; the others share what was found for them."""
 
@@ -360,24 +359,27 @@ def _judged(search: Search, rivals: list[Found], segments: list[Segment], eviden
 
 def _decisions(
     search: Search, rival: Found, segments: list[Segment], evidence: Evidence
-) -> dict[int, Outcome]:
+) -> dict[int, Decided]:
     """What a hypothesis says of every packet, by frame."""
-    decisions: dict[int, Outcome] = {}
+    decisions: dict[int, Decided] = {}
     attempt(segments, evidence, search.host(rival.hypothesis), decisions=decisions)
     return decisions
 
 
-def _differing(best: dict[int, Outcome], others: Iterable[dict[int, Outcome]]) -> dict[int, tuple[str, ...]]:
-    """Packets that rivals decide differently from the best hypothesis, and how.
+def _differing(best: dict[int, Decided], others: Iterable[dict[int, Decided]]) -> dict[int, tuple[str, ...]]:
+    """Packets that rivals decide differently from the best hypothesis, or leave open where one contradicts.
 
     What belongs to a connection that was established already has no decision: it passes.
     """
     found: dict[int, dict[str, None]] = {}
     for decisions in others:
         for frame in best.keys() | decisions.keys():
-            other: str = decisions.get(frame, PASSED).decision
-            if other != best.get(frame, PASSED).decision:
+            decided, mine = decisions.get(frame, _PASSES), best.get(frame, _PASSES)
+            if decided.decision != mine.decision:
+                other = decided.decision
                 found.setdefault(frame, {})["defer_accept" if other == "deferred" else other] = None
+            elif decided.others and not mine.others:
+                found.setdefault(frame, {}).update(dict.fromkeys(decided.others))
     return {frame: tuple(names) for frame, names in found.items()}
 
 

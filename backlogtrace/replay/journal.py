@@ -126,6 +126,13 @@ class Journal:
             self.unproved[key] = row
         return row
 
+    def left_open(self, segment: Segment, row: PacketRow | None, rivals: tuple[str, ...]) -> None:
+        """The evidence leaves open what became of a packet: also possible is one of `rivals`."""
+        del segment
+        if row is not None:
+            row.certainty = "undecided"
+            add_rivals(row, *rivals)
+
     @staticmethod
     def _doubt(row: PacketRow) -> None:
         """What another system did is not known where it refused something, and no proof is one of it."""

@@ -34,6 +34,14 @@ _NOTED = 64
 _RELIEVED = 4
 
 
+class Decided(NamedTuple):
+    """What a hypothesis says of a packet."""
+
+    decision: str
+    others: tuple[str, ...] = ()
+    """What else became of it, where it contradicts the hypothesis."""
+
+
 class Contradiction(NamedTuple):
     """Something the wire shows that the hypothesis does not allow."""
 
@@ -76,12 +84,13 @@ class _TooManyError(Exception):
 class _Tally(Journal):
     """Keeps no rows; counts what contradicts, and notes decisions if asked to."""
 
-    def __init__(self, limit: int, decisions: dict[int, Outcome] | None) -> None:
+    def __init__(self, limit: int, decisions: dict[int, Decided] | None) -> None:
         super().__init__("likely", routine=False, everything=False)
         self.found = 0
         self.noted: list[Contradiction] = []
         self._limit = limit
         self._decisions = decisions
+        self._contradicting: int | None = None
 
     def wants(self, decision: str) -> bool:  # noqa: ARG002 - the same for all
         """Whether a packet with this decision is asked for."""
@@ -93,8 +102,14 @@ class _Tally(Journal):
         """Note the decision."""
         del key, track, queues
         assert self._decisions is not None
-        self._decisions[segment.frame] = outcome
+        self._decisions[segment.frame] = Decided(outcome.decision)
         return None
+
+    def left_open(self, segment: Segment, row: PacketRow | None, rivals: tuple[str, ...]) -> None:
+        """Note what else became of a packet that contradicts."""
+        del row
+        if self._decisions is not None and segment.frame == self._contradicting:
+            self._decisions[segment.frame] = self._decisions[segment.frame]._replace(others=rivals)
 
     def sent(self, *_args: object, **_options: object) -> None:
         """Not kept."""
@@ -108,6 +123,7 @@ class _Tally(Journal):
         """Count it."""
         del track, key, what
         self.found += 1
+        self._contradicting = frame
         if self.found > self._limit:
             raise _TooManyError
         if len(self.noted) < _NOTED:
@@ -120,7 +136,7 @@ def attempt(
     host: Host,
     *,
     limit: int = 1 << 62,
-    decisions: dict[int, Outcome] | None = None,
+    decisions: dict[int, Decided] | None = None,
 ) -> Score:
     """Replay `segments` with `host` as the facts and accept() worked out, up to `limit` contradictions.
 

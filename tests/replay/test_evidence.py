@@ -162,6 +162,36 @@ def test_a_connection_reset_without_an_ack_shows_that_it_was_lost() -> None:
     assert not gather(*OPENING[:2], outbound(4, 9000, RST)).of(2) & bits.UNSEEN_ACK  # answers something
 
 
+def test_data_that_the_server_takes_shows_that_its_synack_was_lost() -> None:
+    data = inbound(3, 60, ACK | PSH, length=10)
+    found = gather(OPENING[0], data, outbound(4, 60.1, ACK, ack=ISN + 11))
+    assert found.lost == {1}
+    assert not found.unsure
+    assert not found.listening[SERVER].refused
+    challenged = gather(OPENING[0], data, outbound(4, 60.1, ACK, ack=ISN - 500))
+    assert not challenged.lost
+    assert list(challenged.listening[SERVER].refused) == [at(0)]
+
+
+def test_a_reset_that_comes_late_answers_a_packet_that_was_lost() -> None:
+    near = (*opening(8), inbound(90, 1000, SYN), outbound(91, 1000.1, SYN | ACK), inbound(92, 1005, ACK))
+    data = inbound(93, 1010, ACK | PSH, length=10)
+    soon, late = (outbound(94, ms, RST, ack=0) for ms in (1010.1, 1210))
+    assert gather(*near, data, soon).of(93) & bits.RST_REPLY
+    found = gather(*near, data, late)
+    assert not found.of(93) & bits.REPLY
+    assert found.of(92) & found.of(93) & bits.IGNORED  # the server knows no connection
+    assert found.lost_packets() == "1 later packet"
+
+
+def test_the_ack_of_a_connection_that_follows_another_one_shows_that_its_synack_was_lost() -> None:
+    again = inbound(6, 5000, SYN)._replace(seq=ISN + 9_000)
+    ack = inbound(7, 5005, ACK, seq=ISN + 9_001)
+    old = (*OPENING, inbound(4, 60, ACK | PSH, length=10), outbound(5, 60.1, ACK, ack=ISN + 11))
+    assert gather(*old, again, ack).lost == {6}
+    assert not gather(*old, again).lost
+
+
 def test_the_first_synack_captured_may_be_a_timers_and_the_one_before_it_lost() -> None:
     found = gather(OPENING[0], outbound(2, 1010, SYN | ACK))
     assert found.of(1) & bits.SYNACK_REPLY
@@ -208,7 +238,8 @@ CROWD = tuple(packet for c in range(1, 5) for packet in opening(c))
 def test_data_without_an_ack_before_it_is_suspicious_where_most_clients_send_one() -> None:
     data = inbound(99, 99, ACK | PSH, length=5, c=9)
     assert gather(*CROWD, *opening(9)[:2], data).ack_missing(data)
-    assert not gather(*opening(1), *opening(9)[:2], data).ack_missing(data)
+    assert gather(*opening(1), *opening(9)[:2], data).ack_missing(data)
+    assert not gather(*opening(9)[:2], data).ack_missing(data)
 
 
 def test_data_is_compared_with_acks_however_late_those_are() -> None:
@@ -227,7 +258,7 @@ def test_an_ack_long_after_a_synack_that_was_sent_again_may_be_the_second_in_a_c
 
 def test_acknowledged_data_that_was_not_captured_was_lost() -> None:
     found = gather(*OPENING, outbound(4, 60, ACK, ack=ISN + 11))
-    assert found.lost_packets() == "1 data packet"
+    assert found.lost_packets() == "1 later packet"
     assert found.loses
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from backlogtrace.capture import open_capture
-from backlogtrace.kernel import outcomes as out
 from backlogtrace.replay import Options, analyze, infer_capture, inference, search
 from backlogtrace.replay.evidence import Evidence, Listening
 from backlogtrace.replay.host import Host, HostListener, load_host
 from backlogtrace.replay.hypothesis import KERNELS, UNLIMITED, Change, Hypothesis
 from backlogtrace.replay.rows import PacketRow
 from backlogtrace.replay.search import Found
-from backlogtrace.replay.trial import Score
+from backlogtrace.replay.trial import Decided, Score
 from backlogtrace.segment import ACK, RST, SYN
 from tests.kernel.build import client, segment
 from tests.replay.wire import Wire, replay
@@ -271,9 +270,15 @@ def test_rivals_that_decide_alike_do_not_crowd_out_the_others() -> None:
 
 
 def test_what_only_passes_for_one_of_two_rivals_is_decided_differently() -> None:
-    completes, passes = {1: out.ESTABLISHED}, {0: out.ESTABLISHED}
-    assert inference._differing(completes, [passes]) == {0: ("established",), 1: ("passed",)}
-    assert not inference._differing(completes, [{**completes, 2: out.PASSED}])
+    completes, passes = Decided("established"), Decided("passed")
+    assert inference._differing({1: completes}, [{0: completes}]) == {0: ("established",), 1: ("passed",)}
+    assert not inference._differing({1: completes}, [{1: completes, 2: passes}])
+
+
+def test_what_a_rival_leaves_open_is_open() -> None:
+    firm, left_open = Decided("dropped"), Decided("dropped", ("lost_after_capture",))
+    assert inference._differing({1: firm}, [{1: left_open}]) == {1: ("lost_after_capture",)}
+    assert not inference._differing({1: left_open}, [{1: firm}])
 
 
 def test_backlog_that_nothing_shows_is_not_taken_for_a_small_one() -> None:

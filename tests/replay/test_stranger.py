@@ -212,7 +212,7 @@ def test_resets_between_answers_tell_unless_the_listener_was_closed(
     wire = Wire()
     for c in range(1, waiting + 1):
         wire.handshake(c, c)
-        wire.rst(c, 95)  # close() resets those who wait
+        wire.outbound(RST | ACK, c, 95)  # close() resets those who wait
     for n in range(spells):
         refuse(wire, 20 + n, 100 + 50 * n)
         wire.syn(40 + n, 120 + 50 * n)
