@@ -177,3 +177,4 @@ IGNORED_NO_LISTENER = _outcome("ignored", "host.no_listener", _NONE)
 
 # dropped before a socket is looked for; counts InCsumErrors of TCP or IP, and nothing of the listen path
 WRONG_CHECKSUM = _outcome("ignored", "host.wrong_checksum", _NONE)
+UNANSWERED = _outcome("dropped", "host.unanswered", _NONE)

@@ -493,7 +493,7 @@ class Acceptance:
             self.open, self.rivals = True, ("firewall", "lost_after_capture")
             self._contradiction(syn, "missing_reply", "SYN-ACK predicted, none seen: the SYN was dropped")
             self._forget(key)
-            return out.DROP_ACCEPT_QUEUE
+            return out.UNANSWERED
         if syn.frame in self._evidence.unsure:
             self.open, self.rivals = True, ("queued" if outcome.reply is None else "dropped",)
             if outcome.reply is None:

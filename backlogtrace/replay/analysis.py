@@ -318,6 +318,7 @@ class Analysis:
                 if replay.acceptance is not None:
                     summary.peak_accept_queue = replay.acceptance.peak(track)
                 summary.stranger = self._strangers.get(summary.name, "")
+                summary.lost = self._lost_packets()
                 summary.first_ns, summary.last_ns = header.first_ns or 0, header.last_ns or 0
                 self.listeners.append(summary)
         if self._intake.steps is not None:
@@ -332,11 +333,17 @@ class Analysis:
         for span in (span for kinds in self.many.values() for span in kinds.values()):
             span.first_ns, span.last_ns = map(steps.captured_ns, (span.first_ns, span.last_ns))
 
+    def _lost_packets(self) -> str:
+        """What the capture is known to have lost, in words."""
+        if self.inference is None or self._missing:
+            return ""
+        return self.inference.evidence.lost_packets()
+
     def _blemishes(self) -> Iterator[tuple[str, Literal["B", "C", "D"]]]:
         """What is wrong with the capture, and the best grade it can have for that."""
         yield from self._intake.blemishes()
-        lost = self.inference.evidence.lost_packets() if self.inference is not None else ""
-        if lost and not self._missing:
+        lost = self._lost_packets()
+        if lost:
             yield f"not captured, although later packets presuppose it: {lost}", "B"
         if self._away:
             yield self._away, "B"

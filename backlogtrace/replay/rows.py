@@ -151,6 +151,8 @@ class ListenerSummary:
     mismatches: int = 0
     sockets: int = 1
     """Listening sockets that share the address and port (SO_REUSEPORT), or had it one after another."""
+    lost: str = ""
+    """Packets that the capture is known to have lost, in words; empty: none."""
     stranger: str = ""
     """What shows that the server is no Linux kernel, in words; empty when nothing does."""
     seen_cookies: int = 0

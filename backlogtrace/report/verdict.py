@@ -27,6 +27,7 @@ RESET: Kind = ("rst", "abort_on_overflow")
 ACCEPT_QUEUE_FULL = (SYN_REFUSED, ACK_REFUSED, COOKIE_REFUSED, RESET)
 
 DAMAGED: Kind = ("ignored", "wrong_checksum")
+UNANSWERED: Kind = ("dropped", "unanswered")
 RECYCLED: Kind = ("dropped", "tw_recycle_paws")
 
 SYN_QUEUE_FULL: Kind = ("dropped", "syn_queue_full")
@@ -42,6 +43,7 @@ _FLOOD_MIN = 20
 _TOLD = frozenset({
     *ACCEPT_QUEUE_FULL, RECYCLED, SYN_QUEUE_FULL, SYN_QUEUE_RESERVED, COOKIES, COOKIES_ALWAYS,
     ("rst", "no_request"), ("rst", "no_listener"), ("rst", "cookie_invalid"), ("rst", "cookie_expired"),
+    UNANSWERED,
 })  # fmt: skip
 """Kinds that have a paragraph of their own."""
 
@@ -105,6 +107,7 @@ def verdict(
     _syn_queue(result, summary, spans, start_ns)
     _recycled(result, summary)
     _damaged(result, summary)
+    _unanswered(result, summary)
     _cost(result, summary)
     _requests(result, summary)
     _rest(result, summary)
@@ -155,7 +158,34 @@ def _undecided(result: Verdict, undecided: Mapping[tuple[str, ...], int], least:
     result.advice += [f"to settle what is undecided: {way}" for way in settled]
 
 
+def _unanswered(result: Verdict, summary: ListenerSummary) -> None:
+    """SYNs that no queue refused, as far as is known."""
+    number = summary.reasons.get(UNANSWERED, 0)
+    if number:
+        result.worse("notice", f"{count(number, 'SYN')} got no answer although the queues had room.")
+        result.story.append(
+            f"{count(number, 'SYN')} got no answer although both queues had room, as far as the capture "
+            "tells: before the listen socket a packet filter may drop SYNs, behind the capture some may get "
+            "lost, or the capture has lost the answers."
+        )
+
+
 def _mismatches(result: Verdict, summary: ListenerSummary) -> None:
+    if summary.lost:
+        result.worse(
+            "notice",
+            f"Model and capture differ {count(summary.mismatches, 'time')}: the capture has lost packets.",
+        )
+        result.story.append(
+            f"Later packets presuppose others that are not in the capture ({summary.lost}). Where model and "
+            "capture differ, a lost packet is the likely reason; what depends on one is undecided. The "
+            "differences are listed below."
+        )
+        result.advice.append(
+            "capture again without loss: on the server itself, to a fast disk, with a larger buffer (tcpdump "
+            "-B), and look at what tcpdump says it dropped"
+        )
+        return
     result.worse(
         "bad", f"Model and capture differ {count(summary.mismatches, 'time')}: read the rest with care."
     )

@@ -27,6 +27,7 @@ SENTENCES: dict[tuple[str, str], str] = {
     ("dropped", "syn_queue_reserved"): "last quarter of tcp_max_syn_backlog is reserved: SYN dropped",
     ("dropped", "tw_recycle_paws"): "tcp_tw_recycle: timestamp older than the address's last, SYN dropped",
     ("dropped", "bad_flags"): "flags that start nothing: dropped",
+    ("dropped", "unanswered"): "no answer although the queues had room: dropped elsewhere, or not captured",
     ("overflow", "accept_queue_full"): "accept queue full: ACK ignored, the client believes it is connected",
     ("overflow", "cookie_accept_queue_full"):
         "accept queue full: valid cookie ignored in silence, the client believes it is connected",

@@ -201,6 +201,21 @@ def test_mismatches_come_first_and_stay_the_headline(build: Any) -> None:
     assert found.advice[0].startswith("give the server's own values")
 
 
+def test_a_capture_that_lost_packets_is_the_likely_reason_for_differences(build: Any) -> None:
+    found = judge(with_reasons(build, {("queued", "new_request"): 6}, mismatches=2, lost="3 SYN-ACKs"))
+    assert found.level == "notice"
+    assert found.headline == "Model and capture differ 2 times: the capture has lost packets."
+    assert "3 SYN-ACKs" in text(found)
+    assert "--backlog" not in text(found)
+
+
+def test_a_syn_without_an_answer_blames_no_queue_that_had_room(build: Any) -> None:
+    found = judge(with_reasons(build, {("queued", "new_request"): 6, ("dropped", "unanswered"): 1}))
+    assert found.level == "notice"
+    assert found.headline == "1 SYN got no answer although the queues had room."
+    assert "raise" not in text(found)
+
+
 def test_other_drops_are_named_with_their_reason(build: Any) -> None:
     found = judge(with_reasons(build, {("dropped", "bad_flags"): 2, ("rst", "wrong_ack"): 1}))
     assert "2 bad flags (dropped) and 1 wrong ACK (rst)" in text(found)
