@@ -275,10 +275,10 @@ class Evidence:
         first = self.listening[segment.dst].first
         if kind & SENT_DATA:
             usual = sum(times for other, times in first.items() if not other & SENT_DATA)
+            only = usual > 0 and first[kind] == 1
         else:
-            usual = first[kind ^ LATE]
-        few = first[kind] <= max(usual // _MOSTLY, usual > 0)
-        return few or (self.loses and kind != LATE)
+            usual, only = first[kind ^ LATE], False
+        return only or usual >= _MOSTLY * first[kind] or (self.loses and kind != LATE)
 
     def last_refusal(self, end: bytes, before_ns: int) -> int | None:
         """When something was last refused at a listening endpoint before `before_ns`."""
