@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from backlogtrace.kernel import outcomes as out
-from backlogtrace.kernel.connection import Child, die
+from backlogtrace.kernel.connection import Child, TimeWait, die
 from backlogtrace.kernel.request import Request
 from backlogtrace.replay.bits import (
     ACK_REPLY,
@@ -354,7 +354,7 @@ class Acceptance:
             return False  # the model took an earlier one
         self._forget(key)
         syn = asked_by(synack)
-        outcome = listener.conn_request(syn, key)
+        outcome = listener.conn_request(syn, key, timewait=type(entry) is TimeWait)
         if outcome.reply != "synack":
             return False
         request = self._stack.ehash.get(key)
@@ -533,6 +533,8 @@ class Acceptance:
             if entry in entry.listener.accept_queue:
                 entry.listener.accept_queue.remove(entry)
             die(self._stack, entry)
+        elif entry is not None:
+            del self._stack.ehash[key]
 
     def _wrong_origin(self, syn: Segment, outcome: Outcome) -> None:
         self._contradiction(

@@ -16,8 +16,8 @@ from backlogtrace.replay.hypothesis import KERNELS, UNLIMITED, Change, Hypothesi
 from backlogtrace.replay.rows import PacketRow
 from backlogtrace.replay.search import Found
 from backlogtrace.replay.trial import Decided, Score
-from backlogtrace.segment import ACK, RST, SYN
-from tests.kernel.build import client, segment
+from backlogtrace.segment import ACK, FIN, RST, SYN
+from tests.kernel.build import client, isn, segment, server_isn
 from tests.replay.wire import Wire, replay
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -324,6 +324,23 @@ def test_a_synack_a_second_late_does_not_answer_the_first_syn_where_others_are_r
     assert not result.mismatches
     first = next(row for row in result.packets if row.segment.src == client(2))
     assert (first.outcome.decision, first.certainty, first.rivals) == ("dropped", "undecided", ("queued",))
+
+
+def test_a_cookie_for_a_lost_syn_reuses_a_4_tuple_in_time_wait() -> None:
+    wire = Wire()
+    wire.handshake(1, 0)
+    wire.outbound(FIN | ACK, 1, 100)
+    wire.inbound(FIN | ACK, 1, 110, ack=server_isn(1) + 2)
+    wire.outbound(ACK, 1, 110.1, seq=server_isn(1) + 2, ack=isn(1) + 2)
+    client_seq, server_seq = isn(1) + 9_000, server_isn(1) + 70_000
+    wire.synack(1, 5000, seq=server_seq, ack=client_seq + 1)
+    wire.ack(1, 5001, seq=client_seq + 1, ack=server_seq + 1)
+    wire.ack(1, 5010, seq=client_seq + 1, ack=server_seq + 1, length=5)
+    wire.outbound(ACK, 1, 5010.1, seq=server_seq + 1, ack=client_seq + 6)
+    wire.inbound(RST, 99, 70_000)
+    result = replay(wire, Host(kernel="6.12", sysctl={"net.ipv4.tcp_syncookies": 2}))
+    assert not result.mismatches
+    assert [row.outcome.decision for row in result.packets].count("established") == 2
 
 
 def test_trouble_noticed_at_the_end_of_a_large_capture_is_looked_for_among_the_last_packets() -> None:
