@@ -55,8 +55,8 @@ _FIRST_REPLY_NS = 980_000_000
 """The first SYN-ACK of a connection: no timer sends one so early, so it is the answer to the SYN."""
 _CROSSING_NS = 2_000_000
 """What is captured this close together may have happened in the other order."""
-_AT_ONCE_NS = 50_000_000
-_MUCH = 5
+_AT_ONCE_NS = 50_000_000  # a kernel answers sooner, and is seen to where the capture is near
+_MUCH = 5  # times as long as any SYN-ACK took
 _DELAYED_ACK_NS = 200_000_000  # TCP_DELACK_MAX
 _STAYS_CLOSED_NS = 1_000_000_000
 _FULL_NS = 3_000_000_000  # a queue that is full refuses more than one
