@@ -369,11 +369,13 @@ class Acceptance:
         if not self._evidence.of(synack.frame) & UNSEEN_ACK:
             return False
         entry = self._stack.ehash.get(key)
+        ack = asked_by(synack)._replace(flags=ACK, seq=synack.ack, ack=(synack.seq + 1) & 0xFFFFFFFF)
         if type(entry) is Child:
+            if entry.fastopen is not None:
+                self._stack.receive(ack)
             return False
         self.make_room(listener)
         self._floor(synack.src).entered(synack.time_ns)
-        ack = asked_by(synack)._replace(flags=ACK, seq=synack.ack)
         if type(entry) is Request:
             entry.listener.promote(entry, ack)
         else:

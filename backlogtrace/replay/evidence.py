@@ -708,6 +708,9 @@ class Evidence:
                 self._unknown(known, flow)
             return
         # only a connection is reset without being asked
+        if not flow.data and flow.isn is not None and seq_after(rst.ack, (flow.isn + 1) & _MASK):
+            flow.data = True
+            self.unseen_others += 1
         if not flow.used:
             known.stranger.closes()
         if not flow.data:

@@ -263,6 +263,15 @@ def test_acknowledged_data_that_was_not_captured_was_lost() -> None:
     assert found.loses
 
 
+def test_a_reset_that_acknowledges_lost_data_is_no_close_of_the_listener() -> None:
+    end = inbound(9, 9000, ACK, c=3)
+    unread = gather(*OPENING, outbound(4, 5000, RST | ACK, ack=ISN + 11), end)
+    assert not unread.listening[SERVER].doors
+    assert unread.lost_packets() == "1 later packet"
+    waited = gather(*OPENING, outbound(4, 5000, RST | ACK), end)
+    assert [door.open for door in waited.listening[SERVER].doors] == [False]
+
+
 def test_an_old_sequence_number_shows_no_loss() -> None:
     old = inbound(5, 70, ACK, seq=ISN - 70_000)
     sent = inbound(4, 60, ACK | PSH, length=10)
