@@ -177,4 +177,6 @@ IGNORED_NO_LISTENER = _outcome("ignored", "host.no_listener", _NONE)
 
 # dropped before a socket is looked for; counts InCsumErrors of TCP or IP, and nothing of the listen path
 WRONG_CHECKSUM = _outcome("ignored", "host.wrong_checksum", _NONE)
+
+# no rule of the kernel: the wire shows no answer where the model has one, and not who dropped the SYN
 UNANSWERED = _outcome("dropped", "host.unanswered", _NONE)

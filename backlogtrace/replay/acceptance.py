@@ -369,7 +369,7 @@ class Acceptance:
         if not self._evidence.of(synack.frame) & UNSEEN_ACK:
             return False
         entry = self._stack.ehash.get(key)
-        ack = asked_by(synack)._replace(flags=ACK, seq=synack.ack, ack=(synack.seq + 1) & 0xFFFFFFFF)
+        ack = asked_by(synack)._replace(flags=ACK, seq=synack.ack, ack=end_seq(synack))
         if type(entry) is Child:
             if entry.fastopen is not None:
                 self._stack.receive(ack)

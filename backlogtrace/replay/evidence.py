@@ -236,13 +236,17 @@ class Evidence:
 
     def lost_packets(self) -> str:
         """What is not in the capture although later packets presuppose it, in words; empty: nothing."""
-        kinds = {
+        kinds = self._losses().items()
+        return ", ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in kinds if number)
+
+    def _losses(self) -> dict[str, int]:
+        """How many packets of each kind the capture is known to have lost."""
+        return {
             "SYN": self.unseen_syns,
             "SYN-ACK": len(self.lost),
             "ACK": self.unseen_acks,
             "later packet": self.unseen_others,
         }
-        return ", ".join(f"{number} {kind}{'s' * (number > 1)}" for kind, number in kinds.items() if number)
 
     def of(self, frame: int) -> int:
         """What is known of a packet, as bits; 0: nothing."""
@@ -368,8 +372,8 @@ class Evidence:
         for known in self.listening.values():
             known.refused = array("q", sorted(known.refused))
             known.taken = array("q", sorted(known.taken))
-        lost = self.unseen_syns + len(self.lost) + self.unseen_acks + self.unseen_others
-        self.loses = lost * _RATE > sum(known.attempts for known in self.listening.values())
+        attempts = sum(known.attempts for known in self.listening.values())
+        self.loses = sum(self._losses().values()) * _RATE > attempts
         for syn, between in self._single:
             refused, when = self._known(syn.dst).refused, syn.time_ns
             alone = bisect_right(refused, when + _FULL_NS) - bisect_left(refused, when - _FULL_NS) <= 1
@@ -609,11 +613,7 @@ class Evidence:
             self._synack(flow, segment, asked=bool(direct))
         elif flags & RST:
             self._rst(flow, segment, direct)
-        elif not flow.used and (
-            segment.length
-            or flags & FIN
-            or (flow.isn is not None and seq_after(segment.ack, (flow.isn + 1) & _MASK))
-        ):
+        elif not flow.used and (segment.length or flags & FIN or _acks_data(segment, flow)):
             self._use(flow, segment)
 
     def _replies(self, flow: _Flow, segment: Segment) -> bool:
@@ -708,7 +708,7 @@ class Evidence:
                 self._unknown(known, flow)
             return
         # only a connection is reset without being asked
-        if not flow.data and flow.isn is not None and seq_after(rst.ack, (flow.isn + 1) & _MASK):
+        if not flow.data and _acks_data(rst, flow):
             flow.data = True
             self.unseen_others += 1
         if not flow.used:
@@ -805,11 +805,16 @@ def _acknowledges(ack: Segment, syn: Segment) -> bool:
     return bool(ack.flags & ACK and ack.ack) and ack.seq in {(syn.seq + 1) & _MASK, end_seq(syn)}
 
 
+def _acks_data(segment: Segment, flow: _Flow) -> bool:
+    """Whether the server acknowledges more than the client's SYN."""
+    return flow.isn is not None and seq_after(segment.ack, (flow.isn + 1) & _MASK)
+
+
 def _takes_data(segment: Segment, flow: _Flow) -> bool:
-    """Whether the server acknowledges data that the client sent after its SYN."""
-    if flow.isn is None or flow.sent_seq is None:
+    """Likewise, and no more than the capture shows."""
+    if flow.sent_seq is None or seq_after(segment.ack, flow.sent_seq):
         return False
-    return seq_after(segment.ack, (flow.isn + 1) & _MASK) and not seq_after(segment.ack, flow.sent_seq)
+    return _acks_data(segment, flow)
 
 
 def _answers(synack: Segment, flow: _Flow) -> bool:

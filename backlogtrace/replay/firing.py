@@ -75,7 +75,7 @@ class Firing:
         group = self._route.of(request.key).group
         shared = group is not None and len(group.alive) > 1  # how full its member is: a guess
         if (expire or send) and (clock.busy or not clock.exact or shared) and request.snt_isn is not None:
-            shown = self._repeated(request, request.snt_isn, request.due)
+            shown = self._repeated(request, request.due)
             exhausted = expire and not listener.under_pressure()
             may_expire, may_send = listener.timer_bounds(request)
             maybe_gone = expire if shown is None or exhausted else may_expire and not shown
@@ -95,13 +95,15 @@ class Firing:
         heapq.heappush(self._windows, (deadline, self._serial, request, request.timer, expire))
         self.edge_ns = self._windows[0][0]
 
-    def _repeated(self, request: Request, isn: int, when: int) -> bool | None:
-        """Whether its SYN-ACK is sent again soon after `when`; None where that cannot be told.
+    def _repeated(self, request: Request, when: int) -> bool | None:
+        """Whether a SYN-ACK that was seen is sent again soon after `when`; None where that cannot be told.
 
         Under pressure requests expire early: one whose SYN-ACK comes much later was kept, and the capture
         lost what its timer sent.
         """
-        shown = self._ahead.repeated(request.key, isn, when)
+        if request.snt_isn is None:
+            return None
+        shown = self._ahead.repeated(request.key, request.snt_isn, when)
         if not shown and self.goes_on is not None and request.listener.under_pressure():
             return self.goes_on(request) or shown
         return shown
@@ -122,7 +124,7 @@ class Firing:
         elif request.timer == timer:
             plan_expire, send = listener.timer_plan(request)
             expire = expire or plan_expire
-            if expire and request.snt_isn is not None and self._repeated(request, request.snt_isn, deadline):
+            if expire and self._repeated(request, deadline):
                 expire, send = False, True  # its SYN-ACK comes late
             self._fire(request, deadline, expire=expire, send=send and not expire)
 
@@ -295,8 +297,7 @@ class Firing:
         """The wire shows that `request` was kept: others expired before it, which took the pressure off."""
         listener = request.listener
         for other in self._expiring(listener, last_first=True):
-            shown = other.snt_isn is not None and self._repeated(other, other.snt_isn, now)
-            if other is not request and not shown:
+            if other is not request and not self._repeated(other, now):
                 self._fire(other, now, expire=True, send=False)
                 if not listener.timer_plan(request)[0]:
                     return True

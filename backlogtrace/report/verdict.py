@@ -178,8 +178,8 @@ def _mismatches(result: Verdict, summary: ListenerSummary) -> None:
         )
         result.story.append(
             f"Later packets presuppose others that are not in the capture ({summary.lost}). Where model and "
-            "capture differ, a lost packet is the likely reason; what depends on one is undecided. The "
-            "differences are listed below."
+            "capture differ, a lost packet is the likely reason; what is seen to depend on one is undecided. "
+            "The differences are listed below."
         )
         result.advice.append(
             "capture again without loss: on the server itself, to a fast disk, with a larger buffer (tcpdump "
