@@ -33,7 +33,6 @@ from backlogtrace.replay.bits import (
     REQUEST_SIGN,
     RST_REPLY,
     SYNACK_REPLY,
-    UNSEEN_ACK,
     UNSEEN_SYN,
     USED,
     WAITED,
@@ -296,6 +295,9 @@ class Acceptance:
         known = self.accepts == 0 or self._evidence.refuses_next(segment.dst, segment.time_ns)
         if full and not known:
             self.open, self.rivals = True, ("established", "lost_after_capture")
+        room = listener.accept_capacity - len(listener.accept_queue)
+        if not full and self._evidence.perhaps_in(segment.dst, segment.time_ns) >= room:
+            self.open, self.rivals = True, ("overflow",)
         return None
 
     def _taken_later(self, request: object, segment: Segment) -> bool:
@@ -364,22 +366,24 @@ class Acceptance:
             listener.cookies.seen(key, synack.seq)
         return True
 
-    def completed_unseen(self, listener: ListenSocket, synack: Segment, key: bytes) -> bool:
-        """After a SYN-ACK: whether an ACK that the capture lost completed the handshake."""
-        if not self._evidence.of(synack.frame) & UNSEEN_ACK:
-            return False
+    def completes_unseen_ns(self, synack: Segment) -> int | None:
+        """When an ACK that the capture lost completed the handshake of a SYN-ACK; None: none did."""
+        return self._evidence.unseen_ack_ns(synack)
+
+    def completed_unseen(self, listener: ListenSocket, synack: Segment, key: bytes, now: int) -> bool:
+        """An ACK that the capture lost comes at `now`; whether it puts a connection into the queue."""
         entry = self._stack.ehash.get(key)
-        ack = asked_by(synack)._replace(flags=ACK, seq=synack.ack, ack=end_seq(synack))
+        ack = asked_by(synack)._replace(time_ns=now, flags=ACK, seq=synack.ack, ack=end_seq(synack))
         if type(entry) is Child:
             if entry.fastopen is not None:
                 self._stack.receive(ack)
             return False
         self.make_room(listener)
-        self._floor(synack.src).entered(synack.time_ns)
+        self._floor(synack.src).entered(now)
         if type(entry) is Request:
             entry.listener.promote(entry, ack)
         else:
-            listener.add_child(key, ack.time_ns, ack.tsval, ack.seq)
+            listener.add_child(key, now, ack.tsval, ack.seq)
         return True
 
     def goes_on(self, request: Request) -> bool:

@@ -8,6 +8,7 @@ become a hundred. Refuses to know files and formats.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -431,10 +432,17 @@ class Replay:
             elif self._journal.everything and type(entry) is Child:
                 self._journal.sent(track, segment, "passed", "application")
         if kind == "synack" and self.acceptance is not None:
-            socket = track.member(key).socket
-            if socket is not None and self.acceptance.completed_unseen(socket, segment, key):
-                track.connected(key, segment.time_ns)
-                track.doubt.grow()
+            when = self.acceptance.completes_unseen_ns(segment)
+            if when is not None:
+                self._events.at(when, partial(self._completed_unseen, track, segment, key))
+
+    def _completed_unseen(self, track: Track, synack: Segment, key: bytes, when: int) -> None:
+        """The ACK comes that the capture lost after a SYN-ACK."""
+        assert self.acceptance is not None
+        socket = track.member(key).socket
+        if socket is not None and self.acceptance.completed_unseen(socket, synack, key, when):
+            track.connected(key, when)
+            track.doubt.grow()
 
     def _matched(self, track: Track, expectation: Expectation, segment: Segment, entry: object) -> None:
         """The wire shows what was predicted."""

@@ -57,9 +57,9 @@ class EventQueue:
         self._free_ns: dict[Track, int] = {}
         for index, listener in enumerate(host.listeners):
             if listener.opened_ns is not None:
-                self._push(listener.opened_ns, partial(self._open, index, listener.backlog))
+                self.at(listener.opened_ns, partial(self._open, index, listener.backlog))
         for event in host.events:
-            self._push(event.time_ns, partial(self._given, event))
+            self.at(event.time_ns, partial(self._given, event))
         self.before_close: Callable[[ListenSocket, int], None] | None = None
         """Asked where accept() is worked out: what is reset then was not accepted before."""
         self.immediate = accept.kind == "immediate"
@@ -67,7 +67,8 @@ class EventQueue:
         if accept.kind == "rate":
             stack.child_born = self._accept_in_turn
 
-    def _push(self, when: int, action: Action) -> None:
+    def at(self, when: int, action: Action) -> None:
+        """Do something at `when`; a packet of the same time comes first."""
         self._serial += 1
         heapq.heappush(self._queue, (when, self._serial, action))
         self.next_ns = self._queue[0][0]
@@ -88,13 +89,13 @@ class EventQueue:
     def _accept_in_turn(self, child: Child, now: int) -> None:
         track = self._route.of(child.key)
         if len(child.listener.accept_queue) == 1:  # else the next accept() is planned already
-            self._push(max(now, self._free_ns.get(track, 0)), partial(self._accept_next, track))
+            self.at(max(now, self._free_ns.get(track, 0)), partial(self._accept_next, track))
 
     def _accept_next(self, track: Track, when: int) -> None:
         self._accept(track, when)
         self._free_ns[track] = when + self._gap_ns
         if track.socket is not None and track.socket.accept_queue:
-            self._push(when + self._gap_ns, partial(self._accept_next, track))
+            self.at(when + self._gap_ns, partial(self._accept_next, track))
 
     def _accept(self, track: Track, now: int) -> None:
         socket = track.socket

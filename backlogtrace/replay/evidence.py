@@ -137,6 +137,10 @@ class Listening:
     """ACKs answered with a RST."""
     first: Counter[int] = field(default_factory=Counter)
     """What clients sent first after a SYN-ACK: the bits SENT_DATA, LATE, REMINDED -> how often."""
+    perhaps: list[tuple[int, Segment]] = field(default_factory=list)
+    """When a SYN-ACK was sent (ns), and what the client sent first after it if it was no ACK at once."""
+    early: tuple[list[int], list[int]] = ([], [])
+    """From when on connections may have been in the accept queue, and from when on they were (ns)."""
     unrepeated: int = 0
     """SYN-ACKs that nobody answered and that were not repeated either."""
     cookie_signs: int = 0
@@ -227,6 +231,8 @@ class Evidence:
         """Flows were left behind for want of memory: what is not known may have been known once."""
         self._used_ns: dict[int, int] = {}
         """See taken_by(); None there: no other packet can have completed the handshake."""
+        self._completed_ns: dict[int, int] = {}
+        """See unseen_ack_ns(): the latest that it can be."""
 
     # ---- asking ----
 
@@ -256,6 +262,17 @@ class Evidence:
         """When the client sent the last packet that can have been taken instead of a USED one (ns)."""
         return self._used_ns.get(frame)
 
+    def unseen_ack_ns(self, synack: Segment) -> int | None:
+        """When an ACK that the capture lost completed the handshake of a SYN-ACK; None: it lost none.
+
+        Taken to be as late as that of most clients, but before the server used the connection.
+        """
+        if not self.of(synack.frame) & UNSEEN_ACK:
+            return None
+        trips = sorted(self.vantage.client_ns)
+        usual = trips[len(trips) // 2] if trips else 0
+        return min(synack.time_ns + usual, self._completed_ns[synack.frame] - 1)
+
     def trouble_ns(self) -> int | None:
         """When the first unusual thing was seen so far, or noticed; None: nothing was."""
         troubled = [known for known in self.listening.values() if known.troubled]
@@ -283,6 +300,11 @@ class Evidence:
         else:
             usual, only = first[kind ^ LATE], False
         return only or usual >= _MOSTLY * first[kind] or (self.loses and kind != LATE)
+
+    def perhaps_in(self, end: bytes, now: int) -> int:
+        """How many connections of a listening endpoint may be complete already, by an ACK that was lost."""
+        since, until = self._known(end).early
+        return bisect_right(since, now) - bisect_right(until, now)
 
     def last_refusal(self, end: bytes, before_ns: int) -> int | None:
         """When something was last refused at a listening endpoint before `before_ns`."""
@@ -374,6 +396,10 @@ class Evidence:
             known.taken = array("q", sorted(known.taken))
         attempts = sum(known.attempts for known in self.listening.values())
         self.loses = sum(self._losses().values()) * _RATE > attempts
+        for known in self.listening.values():
+            early = [(sent_ns, first.time_ns) for sent_ns, first in known.perhaps if self.ack_missing(first)]
+            known.early = sorted(since for since, _ in early), sorted(until for _, until in early)
+            known.perhaps.clear()
         for syn, between in self._single:
             refused, when = self._known(syn.dst).refused, syn.time_ns
             alone = bisect_right(refused, when + _FULL_NS) - bisect_left(refused, when - _FULL_NS) <= 1
@@ -475,8 +501,11 @@ class Evidence:
                 | (0 if segment.time_ns - flow.sent_ns < _PROMPT_NS else LATE)
                 | (REMINDED if flow.repeats else 0)
             )
-            self._known(segment.dst).first[kind] += 1
+            known = self._known(segment.dst)
+            known.first[kind] += 1
             self._bits[segment.frame] |= kind
+            if kind & (SENT_DATA | LATE) and len(known.perhaps) < _FLOWS:
+                known.perhaps.append((flow.sent_ns, segment))
         seq = segment.seq if segment.length else -1
         if seq >= 0:
             again = [place for place, (_, old) in enumerate(flow.pending) if old == seq]
@@ -572,12 +601,13 @@ class Evidence:
         self._bits[synack.frame] |= UNSEEN_SYN | SYNACK_REPLY
         self.unseen_syns += 1
 
-    def _unseen_ack(self, flow: _Flow) -> None:
+    def _unseen_ack(self, flow: _Flow, when: int) -> None:
         """The server uses a connection that nothing the capture shows has completed."""
         fast_open = flow.asked is not None and flow.asked.length  # needs no ACK
         if flow.synack is None or flow.acked_seq is not None or fast_open:
             return
         self._bits[flow.synack_frame] |= UNSEEN_ACK
+        self._completed_ns[flow.synack_frame] = when
         self.unseen_acks += 1
 
     def _outbound(self, segment: Segment) -> None:
@@ -717,7 +747,7 @@ class Evidence:
             self._closes.reset(rst.src, rst.time_ns, flow.pending_ns if flow.pending else 0)
             self._mark_pending(flow, WAITED)
         if rst.flags & ACK and not (flow.used or flow.pending):
-            self._unseen_ack(flow)
+            self._unseen_ack(flow, rst.time_ns)
         self._mark_pending(flow, USED)
         flow.pending = ()
 
@@ -740,7 +770,7 @@ class Evidence:
             if flow.sent_seq is not None and seq_after(segment.ack, flow.sent_seq):
                 self.unseen_others += 1
         else:
-            self._unseen_ack(flow)
+            self._unseen_ack(flow, segment.time_ns)
         self._mark_pending(flow, USED)
         for frame, _ in flow.pending[:-1]:
             if not self._bits[frame] & ACK_REPLY:
