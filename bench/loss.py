@@ -39,6 +39,8 @@ class Result(NamedTuple):
     folder: str
     firm: int
     """Firm decisions, once for each seed."""
+    undecided: int
+    """Those that became undecided."""
     flips: list[str]
     """Those that became another firm one, in words."""
 
@@ -63,13 +65,13 @@ class Kept:
 
 
 def decided(segments: list[Segment], ports: tuple[HostListener, ...]) -> dict[tuple[object, ...], str]:
-    """The firm decisions, by what identifies a packet."""
+    """The decisions, by what identifies a packet, and how firm they are."""
     capture: Any = Kept(segments)
     rows = analyze(capture, Host(), Options(all_packets=True, listeners=ports))
     return {
         row.segment[1:]: f"{row.outcome.decision} ({row.certainty})"
         for row in rows
-        if type(row) is PacketRow and row.certainty != "undecided"
+        if type(row) is PacketRow
     }
 
 
@@ -79,20 +81,20 @@ def compare(folder: Path, seeds: tuple[int, ...]) -> Result:
     (path,) = folder.glob("capture.*")
     with open_capture([str(path)], keep_small=True) as capture:
         segments: list[Any] = [segment for chunk in capture.chunks() for segment in chunk]
-    whole = decided(segments, ports)
-    flips = []
+    whole = {packet: words for packet, words in decided(segments, ports).items() if "undecided" not in words}
+    undecided, flips = 0, []
     for seed in seeds:
         chance = random.Random(seed)  # noqa: S311 - reproducible
         kept = [one for one in segments if chance.random() >= LOST]
         if len(kept) == len(segments):
             del kept[chance.randrange(len(kept))]
         found = decided(kept, ports)
-        flips += [
-            f"{whole[packet]} -> {found[packet]}"
-            for packet in whole.keys() & found.keys()
-            if whole[packet].split()[0] != found[packet].split()[0]
-        ]
-    return Result(f"{folder.parent.name}/{folder.name}", len(seeds) * len(whole), flips)
+        for packet in whole.keys() & found.keys():
+            if "undecided" in found[packet]:
+                undecided += 1
+            elif whole[packet].split()[0] != found[packet].split()[0]:
+                flips.append(f"{whole[packet]} -> {found[packet]}")
+    return Result(f"{folder.parent.name}/{folder.name}", len(seeds) * len(whole), undecided, flips)
 
 
 def main() -> None:
@@ -110,8 +112,10 @@ def main() -> None:
         if result.flips:
             print(f"{result.folder}: {len(result.flips)}, e.g. {result.flips[0]}")
     flips = sum(len(result.flips) for result in results)
+    firm, undecided = sum(one.firm for one in results), sum(one.undecided for one in results)
     print(
-        f"{flips} of {sum(one.firm for one in results):,} firm decisions of {len(results)} recordings changed"
+        f"{flips} of {firm:,} firm decisions of {len(results)} recordings changed, "
+        f"{undecided:,} became undecided"
     )
 
 

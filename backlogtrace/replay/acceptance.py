@@ -60,6 +60,7 @@ _LAST_WORD_NS = 1_300_000_000
 """Likewise for the repetition of a SYN-ACK."""
 _LATELY_NS = 1_000_000_000
 _AT_ONCE_NS = 10_000_000
+_AGAIN_NS = 500_000_000  # longer than a round trip takes
 _SAFE_REPEATS = 2
 _BY_CHANCE = 3
 """Four ticks of 64: how weakly the clock of a SYN-ACK speaks against a cookie, in missing SYN-ACKs."""
@@ -145,6 +146,10 @@ class Acceptance:
         self._known_floors = floors or {}
         self._waits: set[bytes] = set()
         """Connections that seem never to have been accepted, as far as they came by now."""
+        self._unknown: set[bytes] = set()
+        """Connections from before the capture that the server says nothing on, as far as they came by now."""
+        self._answers_unseen: set[int] = set()
+        """ACKs (frames) that may answer a SYN-ACK that the capture lost, and complete the handshake."""
         stack.room = self._full
         journal.lowest = self.lowest
         journal.taken_at_once = self.taken_at_once
@@ -280,6 +285,8 @@ class Acceptance:
             if full and not bits & USED:
                 self.open, self.rivals = True, ("rst",)
             return True
+        if type(request) is Request and self._reminded_unseen(request, segment):
+            self.open, self.rivals = True, ("established" if full else "overflow",)
         if bits & USED:
             if segment.frame in self._evidence.unsure:
                 self.open, self.rivals = True, ("overflow",)
@@ -319,6 +326,16 @@ class Acceptance:
         if self.open:
             self.rivals = ("established" if late > early else "overflow",)
         return late > early
+
+    def _reminded_unseen(self, request: Request, segment: Segment) -> bool:
+        """Whether the client's next ACK may answer a SYN-ACK that the capture lost: `segment` was ignored."""
+        again = self._evidence.acked_again(segment.frame)
+        if again is None or not self._plan_if_ignored(request)[1]:
+            return False
+        if not request.due <= again.time_ns <= request.deadline + _AGAIN_NS:
+            return False
+        self._answers_unseen.add(again.frame)
+        return True
 
     def _would_show(self, request: Request, segment: Segment, until: int) -> bool:
         """Whether the timer of a request that was still there at `until` would have shown itself by then.
@@ -434,6 +451,10 @@ class Acceptance:
             return "established"  # what comes again is acknowledged again: the timer may have fired
         if type(before) is Child and segment.frame in self._evidence.unsure:
             return "overflow"
+        if type(before) is Child and segment.frame in self._answers_unseen:
+            return "established"
+        if type(before) is Child and before.key in self._unknown and self._evidence.unanswered(segment.frame):
+            return "overflow"  # it may have begun in the capture
         if outcome.decision == "aborted" and segment.flags & ACK and not acked:
             return "passed"  # only a client that is connected acknowledges with its RST
         return ""
@@ -473,6 +494,8 @@ class Acceptance:
             child.accepted = True
             child.doubtful = not known
             child.plain = known
+            if not known:
+                self._unknown.add(key)
             self._stack.ehash[key] = child
         return out.PASSED
 

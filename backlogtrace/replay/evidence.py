@@ -108,6 +108,10 @@ class _Flow:
     data = False
     """The client sent data."""
     repeats = 0
+    synacks = 0
+    """How many SYN-ACKs were captured."""
+    acks = 0
+    """How many ACKs without data."""
     asked: Segment | None = None
     """The client's last SYN."""
     answered: tuple[int, int] | None = None
@@ -231,6 +235,8 @@ class Evidence:
         """Flows were left behind for want of memory: what is not known may have been known once."""
         self._used_ns: dict[int, int] = {}
         """See taken_by(); None there: no other packet can have completed the handshake."""
+        self._again: dict[int, Segment] = {}
+        """See acked_again()."""
         self._completed_ns: dict[int, int] = {}
         """See unseen_ack_ns(): the latest that it can be."""
 
@@ -258,6 +264,10 @@ class Evidence:
         """What is known of a packet, as bits; 0: nothing."""
         return self._bits[frame] if frame < len(self._bits) else 0
 
+    def unanswered(self, frame: int) -> bool:
+        """Whether nothing shows that the server knows the connection of a packet, whose SYN is not known."""
+        return self.of(frame) & (FOREIGN | USED | ACK_REPLY | RST_REPLY) == FOREIGN
+
     def taken_by(self, frame: int) -> int | None:
         """When the client sent the last packet that can have been taken instead of a USED one (ns)."""
         return self._used_ns.get(frame)
@@ -272,6 +282,10 @@ class Evidence:
         trips = sorted(self.vantage.client_ns)
         usual = trips[len(trips) // 2] if trips else 0
         return min(synack.time_ns + usual, self._completed_ns[synack.frame] - 1)
+
+    def acked_again(self, frame: int) -> Segment | None:
+        """The ACK that a client sent next without having been sent another SYN-ACK; None: it sent none."""
+        return self._again.get(frame)
 
     def trouble_ns(self) -> int | None:
         """When the first unusual thing was seen so far, or noticed; None: nothing was."""
@@ -516,6 +530,10 @@ class Evidence:
                 flow.ignored_ns = flow.ignored_ns or flow.pending_ns
         elif bare and flow.pending and segment.seq == flow.acked_seq:
             self._mark_pending(flow, ACKED_AGAIN)
+            if flow.acks >= flow.synacks:
+                for frame, _ in flow.pending:
+                    self._again.setdefault(frame, segment)
+        flow.acks += bare
         if not flow.pending:
             flow.pending_ns = segment.time_ns
         flow.pending = (*flow.pending, (segment.frame, seq))
@@ -663,6 +681,7 @@ class Evidence:
 
     def _synack(self, flow: _Flow, synack: Segment, *, asked: bool) -> None:
         known = self._known(synack.src)
+        flow.synacks += 1
         if flow.alone_ns >= 0 and flow.asked is not None:
             self._alone(known.stranger, flow, synack, asked=asked)
         crossing: tuple[tuple[int, int], ...] = ()

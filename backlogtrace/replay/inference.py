@@ -50,6 +50,10 @@ _RIVAL_PACKETS = 50_000
 _JUDGED_RIVALS = 4
 _NEAR = 2.3
 """A hypothesis whose cost is this close to the best one's may be the truth as well: a tenth as likely."""
+_NEAR_BUT_FOR_LOSS = 4.0
+"""Likewise of one that has more contradictions, which may be one lost packet's."""
+_NEAR_WITH_LOSSES = 5.0
+"""Likewise where the capture is known to lose packets."""
 _DEFERRING = 2
 _PASSES = Decided("passed")
 _SEARCHED = 8
@@ -69,6 +73,8 @@ class ListenerInference:
     """Packets that they were tried on."""
     first_ns: int = 0
     """Time of the first packet of the capture."""
+    loses: bool = False
+    """See Evidence."""
     partial: bool = False
     """Only a later part of a large capture was searched: what waited in the queues before is not known."""
 
@@ -125,7 +131,8 @@ class ListenerInference:
 
         Many differ in a setting that makes no difference to these packets.
         """
-        near = [found for found in self.ranked if found.cost <= self.ranked[0].cost + _NEAR]
+        best = self.ranked[0]
+        near = [found for found in self.ranked if found.cost <= best.cost + self._margin(found)]
         alike: Counter[object] = Counter()
         order = []
         for place, found in enumerate(near):
@@ -135,6 +142,13 @@ class ListenerInference:
             alike[kind] += 1
         most = max(_RIVALS, _RIVAL_PACKETS // max(1, self.packets))
         return [near[place] for _, place in sorted(order)[:most]]
+
+    def _margin(self, found: Found) -> float:
+        """How much more than the best hypothesis one that may be the truth as well costs."""
+        if self.loses:
+            return _NEAR_WITH_LOSSES
+        more = found.score.contradictions > self.ranked[0].score.contradictions
+        return _NEAR_BUT_FOR_LOSS if more else _NEAR
 
 
 @dataclass(slots=True)
@@ -274,6 +288,7 @@ def infer(reader: Reader, host: Host) -> Inference:
         )  # fmt: skip
         one.ranked = search.run()
         one.packets = len(segments)
+        one.loses = evidence.loses
         one.first_ns = reader.first_ns
         one.partial = recording.items is None and bool(segments) and segments[0].time_ns > reader.first_ns
         if len(segments) > _WINDOW:
