@@ -69,9 +69,7 @@ def decided(segments: list[Segment], ports: tuple[HostListener, ...]) -> dict[tu
     capture: Any = Kept(segments)
     rows = analyze(capture, Host(), Options(all_packets=True, listeners=ports))
     return {
-        row.segment[1:]: f"{row.outcome.decision} ({row.certainty})"
-        for row in rows
-        if type(row) is PacketRow
+        row.segment[1:]: f"{row.outcome.decision} ({row.certainty})" for row in rows if type(row) is PacketRow
     }
 
 
