@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections import Counter, deque
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from backlogtrace.replay.bits import (
     ACK_REPLY,
@@ -40,21 +38,31 @@ from backlogtrace.replay.bits import (
 )
 from backlogtrace.replay.calibration import Directions, Vantage
 from backlogtrace.replay.closes import Closes
-from backlogtrace.replay.stranger import Stranger
+from backlogtrace.replay.flow import (
+    CROSSING_NS,
+    Flow,
+    acknowledges,
+    acks_data,
+    answers,
+    by_timer,
+    crosses,
+    reopened,
+    takes_data,
+)
+from backlogtrace.replay.listening import Door, Listening
 from backlogtrace.segment import ACK, FIN, FLAG_BITS, HANDSHAKE, RST, SYN, end_seq, seq_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from backlogtrace.replay.route import Route
+    from backlogtrace.replay.stranger import Stranger
     from backlogtrace.segment import Segment
 
 REPLY_NS = 300_000_000
 """A direct reply comes within this."""
 _FIRST_REPLY_NS = 980_000_000
 """The first SYN-ACK of a connection: no timer sends one so early, so it is the answer to the SYN."""
-_CROSSING_NS = 2_000_000
-"""What is captured this close together may have happened in the other order."""
 _AT_ONCE_NS = 50_000_000  # a kernel answers sooner, and is seen to where the capture is near
 _MUCH = 5  # times as long as any SYN-ACK took
 _DELAYED_ACK_NS = 200_000_000  # TCP_DELACK_MAX
@@ -71,138 +79,6 @@ _MASK = 0xFFFFFFFF
 _OPENING = SYN | ACK | RST
 _FIRST = SENT_DATA | LATE | REMINDED
 _RATE = 1_000  # of so many attempts one lost packet says nothing about the others
-
-
-class _Flow:
-    """One connection attempt (a client's 4-tuple and initial sequence number) while it is not in use.
-
-    Class attributes are initial values: a flood makes a million of these.
-    """
-
-    synack: int | None = None
-    """Sequence number of the last SYN-ACK."""
-    synack_frame = 0
-    """Frame of that SYN-ACK; of its SYN where it was not captured."""
-    sent_ns = 0
-    """Time of that SYN-ACK; 0: not captured."""
-    pending: tuple[tuple[int, int], ...] = ()
-    """Frame and sequence number (-1: no data) of the client's packets since then."""
-    pending_ns = 0
-    ignored_ns = 0
-    """When it sent the first of them, where it had to send its data again."""
-    last = 0
-    """Frame of the client's last packet while it has no reply."""
-    last_ns = 0
-    last_flags = 0
-    synack_ns = synack_delay_ns = 0
-    """Time of a SYN-ACK that answered a SYN at once, and how long that took, until the client's ACK."""
-    alone_ns = 0
-    """Time of the SYN-ACK that answered the first SYN, while the client sent nothing else; -1: it did."""
-    outlived = 0
-    """Frame of the client's ACK, where a SYN was reset between the SYN-ACK and it."""
-    acked_seq: int | None = None
-    """Sequence number of the client's last packet since that SYN-ACK."""
-    sent_seq: int | None = None
-    """That of what the client sends next."""
-    used = False
-    data = False
-    """The client sent data."""
-    repeats = 0
-    synacks = 0
-    """How many SYN-ACKs were captured."""
-    acks = 0
-    """How many ACKs without data."""
-    asked: Segment | None = None
-    """The client's last SYN."""
-    answered: tuple[int, int] | None = None
-    """Time (ns) and timestamp of the SYN-ACK that answered it, until it is judged."""
-
-    def __init__(self, isn: int | None) -> None:
-        self.isn = isn
-        """The client's; None when the SYN was not seen."""
-
-
-class Door(NamedTuple):
-    """A listener was closed or opened, as RSTs show it."""
-
-    time_ns: int
-    open: bool
-
-
-@dataclass(slots=True)
-class Listening:
-    """What is known of a listening endpoint."""
-
-    attempts: int = 0
-    """Connection attempts that got a SYN-ACK."""
-    repeats: int = 0
-    """How often a SYN-ACK was repeated at most without being asked for."""
-    ack_resets: int = 0
-    """ACKs answered with a RST."""
-    first: Counter[int] = field(default_factory=Counter)
-    """What clients sent first after a SYN-ACK: the bits SENT_DATA, LATE, REMINDED -> how often."""
-    perhaps: list[tuple[int, Segment]] = field(default_factory=list)
-    """When a SYN-ACK was sent (ns), and what the client sent first after it if it was no ACK at once."""
-    early: tuple[list[int], list[int]] = ([], [])
-    """From when on connections may have been in the accept queue, and from when on they were (ns)."""
-    unrepeated: int = 0
-    """SYN-ACKs that nobody answered and that were not repeated either."""
-    cookie_signs: int = 0
-    fastopen: bool = False
-    """SYNs with a Fast Open option came."""
-    doors: list[Door] = field(default_factory=list)
-    refused: array[int] = field(default_factory=lambda: array("q"))
-    """Times (ns) of what was not let in: SYNs without an answer, ACKs that did not complete."""
-    taken: array[int] = field(default_factory=lambda: array("q"))
-    """Times (ns) of what was: the first packet of each connection that the server used."""
-    closed: bool = False
-    alive_ns: int = 0
-    """Last time a SYN was answered with a SYN-ACK."""
-    first_rst_ns: int | None = None
-    """First RST since the last sign that somebody listens."""
-    asked: deque[Segment] = field(default_factory=deque)
-    """The SYNs that may still be answered."""
-    answers: bool = True
-    """Whether the last SYN was answered."""
-    single: tuple[Segment, bool] | None = None
-    """The last SYN if it was not, and nothing was refused just before; whether the one before it was."""
-    unexplained: deque[tuple[Segment, _Flow]] = field(default_factory=deque)
-    """Bare ACKs of clients whose SYN got no answer; a RST may still answer them."""
-    stranger: Stranger = field(default_factory=Stranger)
-    """What speaks against a Linux kernel."""
-    reset_ns: int = 0
-    """Last time a SYN was answered with a RST."""
-
-    @property
-    def trouble(self) -> int:
-        """How much of what is unusual was seen."""
-        return len(self.refused) + self.ack_resets + self.cookie_signs
-
-    def add(self, other: Listening) -> None:
-        """Add what is known of another endpoint of the same listener."""
-        self.attempts += other.attempts
-        self.repeats = max(self.repeats, other.repeats)
-        self.first += other.first
-        self.unrepeated += other.unrepeated
-        self.ack_resets += other.ack_resets
-        self.cookie_signs += other.cookie_signs
-        self.fastopen = self.fastopen or other.fastopen
-        self.doors = sorted([*self.doors, *other.doors])
-        self.refused = array("q", sorted([*self.refused, *other.refused]))
-        self.taken = array("q", sorted([*self.taken, *other.taken]))
-        self.stranger.add(other.stranger)
-
-    @property
-    def troubled(self) -> bool:
-        """Whether anything but handshakes that just succeed was seen."""
-        return bool(
-            self.refused
-            or self.repeats
-            or self.ack_resets
-            or self.cookie_signs
-            or self.doors
-            or self.fastopen
-        )
 
 
 class Evidence:
@@ -225,8 +101,8 @@ class Evidence:
         self.loses = False
         """In the end: whether the capture is known to lose packets, and not just one out of thousands."""
         self._bits = array("H", bytes(2048))
-        self._flows: dict[bytes, _Flow] = {}
-        self._older: dict[bytes, _Flow] = {}
+        self._flows: dict[bytes, Flow] = {}
+        self._older: dict[bytes, Flow] = {}
         """The generation before: only those that come again are kept on."""
         self._single: list[tuple[Segment, bool]] = []
         """SYNs whose answer the capture may have lost, and whether those before and after them got one."""
@@ -426,11 +302,11 @@ class Evidence:
             found = self.listening[end] = Listening()
         return found
 
-    def _mark_pending(self, flow: _Flow, bit: int) -> None:
+    def _mark_pending(self, flow: Flow, bit: int) -> None:
         for frame, _ in flow.pending:
             self._bits[frame] |= bit
 
-    def _follow(self, key: bytes, flow: _Flow) -> _Flow:
+    def _follow(self, key: bytes, flow: Flow) -> Flow:
         if len(self._flows) >= _FLOWS:
             self._older_left = self._older_left or bool(self._older)
             self._leave(self._older)
@@ -438,7 +314,7 @@ class Evidence:
         self._flows[key] = flow
         return flow
 
-    def _flow(self, key: bytes) -> _Flow | None:
+    def _flow(self, key: bytes) -> Flow | None:
         found = self._flows.get(key)
         if found is None and self._older:
             found = self._older.pop(key, None)
@@ -446,7 +322,7 @@ class Evidence:
                 self._flows[key] = found
         return found
 
-    def _leave(self, flows: dict[bytes, _Flow]) -> None:
+    def _leave(self, flows: dict[bytes, Flow]) -> None:
         """No more is to be learnt of `flows`."""
         alone = self.last_ns - _ALONE_NS
         spared: dict[bytes, list[int]] = {}
@@ -474,14 +350,14 @@ class Evidence:
         flow = self._flow(key)
         flags = segment.flags
         if flow is None:  # not opened by a SYN, see _opened()
-            flow = self._follow(key, _Flow(None))
+            flow = self._follow(key, Flow(None))
         if flow.last_flags & _OPENING == SYN and not flags & (SYN | RST) and flow.asked is not None:
             asked = flow.asked
-            if flow.isn not in {None, asked.seq} and _acknowledges(segment, asked):
-                flow = self._follow(key, _again(flow, asked))  # the capture lost the SYN-ACK in between
+            if flow.isn not in {None, asked.seq} and acknowledges(segment, asked):
+                flow = self._follow(key, reopened(flow, asked))  # the capture lost the SYN-ACK in between
         if flow.alone_ns > 0 and not flags & (SYN | RST):
             reset_ns = self._known(segment.dst).reset_ns
-            if flow.alone_ns + _CROSSING_NS < reset_ns < segment.time_ns - _CROSSING_NS:
+            if flow.alone_ns + CROSSING_NS < reset_ns < segment.time_ns - CROSSING_NS:
                 flow.outlived = segment.frame
         flow.alone_ns = -1
         if flags & _OPENING == SYN:
@@ -500,12 +376,12 @@ class Evidence:
         if not (flow.used or flags & (SYN | RST)):
             self._acknowledgement(flow, segment)
 
-    def _acknowledgement(self, flow: _Flow, segment: Segment) -> None:
+    def _acknowledgement(self, flow: Flow, segment: Segment) -> None:
         """What may complete the handshake."""
         flags = segment.flags
         # clients send data without a handshake, but no bare ACK
         bare = not segment.length and not flags & FIN
-        if bare and flow.synack is None and flow.asked is not None and _acknowledges(segment, flow.asked):
+        if bare and flow.synack is None and flow.asked is not None and acknowledges(segment, flow.asked):
             known = self._known(segment.dst)
             self._judge_acks(known, segment.time_ns)
             known.unexplained.append((segment, flow))
@@ -545,7 +421,7 @@ class Evidence:
     def _opened(self, syn: Segment, key: bytes) -> None:
         """_inbound() of the first SYN of a flow: most of what a flood is."""
         self.directions.syns += 1
-        flow = self._follow(key, _Flow(syn.seq))
+        flow = self._follow(key, Flow(syn.seq))
         flow.asked = syn
         flow.last, flow.last_ns, flow.last_flags = syn.frame, syn.time_ns, syn.flags
         if syn.length:
@@ -596,7 +472,7 @@ class Evidence:
             known.unexplained.popleft()
             self._answered(known, flow, ack.ack, sure=not reset)
 
-    def _answered(self, known: Listening, flow: _Flow, ack: int, *, sure: bool = True) -> None:
+    def _answered(self, known: Listening, flow: Flow, ack: int, *, sure: bool = True) -> None:
         """The last SYN of a flow was answered; the capture lost the SYN-ACK."""
         syn = flow.asked
         if syn is None or flow.synack is not None or flow.isn != syn.seq:
@@ -612,14 +488,14 @@ class Evidence:
 
     def _unasked(self, key: bytes, synack: Segment) -> None:
         """A SYN-ACK of a connection that nothing is known of; the capture lost its SYN."""
-        flow = self._follow(key, _Flow((synack.ack - 1) & _MASK))
+        flow = self._follow(key, Flow((synack.ack - 1) & _MASK))
         flow.synack, flow.synack_frame, flow.sent_ns = synack.seq, synack.frame, synack.time_ns
         flow.alone_ns = -1
         self._known(synack.src).attempts += 1
         self._bits[synack.frame] |= UNSEEN_SYN | SYNACK_REPLY
         self.unseen_syns += 1
 
-    def _unseen_ack(self, flow: _Flow, when: int) -> None:
+    def _unseen_ack(self, flow: Flow, when: int) -> None:
         """The server uses a connection that nothing the capture shows has completed."""
         fast_open = flow.asked is not None and flow.asked.length  # needs no ACK
         if flow.synack is None or flow.acked_seq is not None or fast_open:
@@ -632,16 +508,16 @@ class Evidence:
         key = segment.dst + segment.src
         flow = self._flow(key)
         flags = segment.flags
-        if flow is None or (flags & SYN and not _answers(segment, flow)):
+        if flow is None or (flags & SYN and not answers(segment, flow)):
             if flags & SYN and not self._older_left:
                 self._unasked(key, segment)
             return
         if flags & SYN and flow.asked is not None and flow.asked.seq != flow.isn:
             asked = flow.asked
             if segment.ack in {end_seq(asked), (asked.seq + 1) & _MASK}:  # a new connection
-                flow = self._follow(key, _again(flow, asked))
+                flow = self._follow(key, reopened(flow, asked))
         self._judge(flow, segment)
-        if flags & SYN and _crosses(flow, segment):
+        if flags & SYN and crosses(flow, segment):
             self._bits[segment.frame] |= CROSSED
         direct = flow.last if self._replies(flow, segment) else 0
         if direct:
@@ -649,9 +525,9 @@ class Evidence:
             flow.last = 0
         # the client has answered it, or a timer repeats it
         unseen = not direct and (flow.pending or flags & SYN)
-        if flow.synack is None and not flags & RST and (unseen or _takes_data(segment, flow)):
+        if flow.synack is None and not flags & RST and (unseen or takes_data(segment, flow)):
             sure = bool(flow.pending) or not flags & SYN
-            if not sure and not _by_timer(segment.time_ns - flow.last_ns):
+            if not sure and not by_timer(segment.time_ns - flow.last_ns):
                 self._unasked(key, segment)
                 return
             self._answered(self._known(segment.src), flow, segment.seq + bool(flags & SYN), sure=sure)
@@ -661,10 +537,10 @@ class Evidence:
             self._synack(flow, segment, asked=bool(direct))
         elif flags & RST:
             self._rst(flow, segment, direct)
-        elif not flow.used and (segment.length or flags & FIN or _acks_data(segment, flow)):
+        elif not flow.used and (segment.length or flags & FIN or acks_data(segment, flow)):
             self._use(flow, segment)
 
-    def _replies(self, flow: _Flow, segment: Segment) -> bool:
+    def _replies(self, flow: Flow, segment: Segment) -> bool:
         """Whether the server's packet can be the direct reply to the client's last one."""
         delay = segment.time_ns - flow.last_ns
         if segment.flags & SYN:
@@ -679,7 +555,7 @@ class Evidence:
         """Whether the kernel's own replies are captured much sooner: then this one answers another packet."""
         return delay_ns > _AT_ONCE_NS and delay_ns > _MUCH * max(self.vantage.server_ns, default=delay_ns)
 
-    def _synack(self, flow: _Flow, synack: Segment, *, asked: bool) -> None:
+    def _synack(self, flow: Flow, synack: Segment, *, asked: bool) -> None:
         known = self._known(synack.src)
         flow.synacks += 1
         if flow.alone_ns >= 0 and flow.asked is not None:
@@ -717,7 +593,7 @@ class Evidence:
         flow.synack, flow.synack_frame, flow.sent_ns = synack.seq, synack.frame, synack.time_ns
         flow.used = False
 
-    def _alone(self, stranger: Stranger, flow: _Flow, synack: Segment, *, asked: bool) -> None:
+    def _alone(self, stranger: Stranger, flow: Flow, synack: Segment, *, asked: bool) -> None:
         """A SYN-ACK while the client has sent nothing but one SYN."""
         assert flow.asked is not None
         if flow.synack is None:
@@ -727,7 +603,7 @@ class Evidence:
         elif flow.alone_ns and synack.seq == flow.synack:
             stranger.repeated(flow.repeats + 1, synack.time_ns - flow.alone_ns, synack.frame)
 
-    def _rst(self, flow: _Flow, rst: Segment, direct: int) -> None:
+    def _rst(self, flow: Flow, rst: Segment, direct: int) -> None:
         known = self._known(rst.src)
         if known.first_rst_ns is None:
             known.first_rst_ns = flow.last_ns if direct else rst.time_ns
@@ -757,7 +633,7 @@ class Evidence:
                 self._unknown(known, flow)
             return
         # only a connection is reset without being asked
-        if not flow.data and _acks_data(rst, flow):
+        if not flow.data and acks_data(rst, flow):
             flow.data = True
             self.unseen_others += 1
         if not flow.used:
@@ -770,14 +646,14 @@ class Evidence:
         self._mark_pending(flow, USED)
         flow.pending = ()
 
-    def _unknown(self, known: Listening, flow: _Flow) -> None:
+    def _unknown(self, known: Listening, flow: Flow) -> None:
         """The server knows no connection: it has let in none of the client's packets before."""
         if flow.pending:
             self._mark_pending(flow, IGNORED)
             known.refused.append(flow.pending_ns)
             flow.pending = ()
 
-    def _use(self, flow: _Flow, segment: Segment) -> None:
+    def _use(self, flow: Flow, segment: Segment) -> None:
         flow.used = True
         if flow.outlived:
             known = self._known(segment.src)
@@ -799,7 +675,7 @@ class Evidence:
             self.unsure.update(frame for frame, _ in flow.pending)
         flow.pending = ()
 
-    def _judge(self, flow: _Flow, segment: Segment) -> None:
+    def _judge(self, flow: Flow, segment: Segment) -> None:
         """Whether the SYN-ACK of a flow was a cookie: by its options, or by its clock."""
         syn = flow.asked
         if syn is None:
@@ -829,56 +705,6 @@ class Evidence:
     def _sign(self, syn: Segment, *, cookie: bool) -> None:
         self._bits[syn.frame] |= COOKIE_SIGN if cookie else REQUEST_SIGN
         self._known(syn.dst).cookie_signs += cookie
-
-
-def _again(flow: _Flow, syn: Segment) -> _Flow:
-    """The connection that `syn` has opened on a 4-tuple that was in use before."""
-    new = _Flow(syn.seq)
-    new.asked = syn
-    new.last, new.last_ns, new.last_flags = flow.last, flow.last_ns, flow.last_flags
-    new.alone_ns = -1
-    new.data = syn.length > 0
-    return new
-
-
-def _by_timer(delay_ns: int) -> bool:
-    """Whether a timer may send a SYN-ACK that long after the SYN: 1, 3, 7 ... s, or a little later."""
-    seconds = (delay_ns + _CROSSING_NS) // 1_000_000_000
-    nominal = ((1 << (seconds + 1).bit_length() - 1) - 1) * 1_000_000_000
-    late = max(nominal // 8 + 100_000_000, 650_000_000)
-    return nominal > 0 and delay_ns <= nominal + late
-
-
-def _acknowledges(ack: Segment, syn: Segment) -> bool:
-    """Whether a bare ACK is what a client sends that got a SYN-ACK."""
-    return bool(ack.flags & ACK and ack.ack) and ack.seq in {(syn.seq + 1) & _MASK, end_seq(syn)}
-
-
-def _acks_data(segment: Segment, flow: _Flow) -> bool:
-    """Whether the server acknowledges more than the client's SYN."""
-    return flow.isn is not None and seq_after(segment.ack, (flow.isn + 1) & _MASK)
-
-
-def _takes_data(segment: Segment, flow: _Flow) -> bool:
-    """Likewise, and no more than the capture shows."""
-    if flow.sent_seq is None or seq_after(segment.ack, flow.sent_seq):
-        return False
-    return _acks_data(segment, flow)
-
-
-def _answers(synack: Segment, flow: _Flow) -> bool:
-    """Whether a SYN-ACK answers a SYN that was captured, as far as any was."""
-    isn = (synack.ack - 1) & _MASK
-    if flow.isn is None or isn == flow.isn:
-        return True
-    syn = flow.asked
-    return syn is not None and (isn == syn.seq or synack.ack == end_seq(syn))
-
-
-def _crosses(flow: _Flow, synack: Segment) -> bool:
-    """Whether a SYN-ACK that came again may have been sent before the client's last packet came."""
-    again = flow.synack == synack.seq and not flow.last_flags & (SYN | RST)
-    return again and synack.time_ns - flow.last_ns < _CROSSING_NS
 
 
 def _take_back(times: array[int], when: int) -> None:

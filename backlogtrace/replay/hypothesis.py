@@ -13,7 +13,7 @@ from backlogtrace.replay.host import Host, HostEvent, HostListener
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from backlogtrace.replay.evidence import Door
+    from backlogtrace.replay.listening import Door
 
 KERNELS = (
     "6.12",

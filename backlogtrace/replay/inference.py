@@ -16,9 +16,10 @@ from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from backlogtrace.replay.discovery import listening
-from backlogtrace.replay.evidence import Evidence, Listening
+from backlogtrace.replay.evidence import Evidence
 from backlogtrace.replay.host import Host, HostListener
 from backlogtrace.replay.hypothesis import SYSCTLS, UNLIMITED, Hypothesis
+from backlogtrace.replay.listening import Listening
 from backlogtrace.replay.route import Route
 from backlogtrace.replay.search import CONTRADICTION, Found, Search
 from backlogtrace.replay.track import Track

@@ -18,8 +18,9 @@ from backlogtrace.replay.trial import Score, attempt
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from backlogtrace.replay.evidence import Evidence, Listening
+    from backlogtrace.replay.evidence import Evidence
     from backlogtrace.replay.host import Host, HostListener
+    from backlogtrace.replay.listening import Listening
     from backlogtrace.segment import Segment
 
 _FIRST_KERNELS = ("6.12", "4.18-el8", "4.4.1", "3.10-el7")

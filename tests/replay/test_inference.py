@@ -10,9 +10,10 @@ import pytest
 
 from backlogtrace.capture import open_capture
 from backlogtrace.replay import Options, analyze, infer_capture, inference, search
-from backlogtrace.replay.evidence import Evidence, Listening
+from backlogtrace.replay.evidence import Evidence
 from backlogtrace.replay.host import Host, HostListener, load_host
 from backlogtrace.replay.hypothesis import KERNELS, UNLIMITED, Change, Hypothesis
+from backlogtrace.replay.listening import Listening
 from backlogtrace.replay.rows import PacketRow
 from backlogtrace.replay.search import Found
 from backlogtrace.replay.trial import Decided, Score
