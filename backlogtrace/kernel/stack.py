@@ -144,6 +144,9 @@ class Stack:
             outcome = closing_receive(self, entry, segment)
             if outcome is not None:
                 return outcome
+            listener = self.listener(segment)
+            if listener is not None and entry.fin_seq_in is None:  # the client's FIN came, but was not seen
+                return listener.conn_request(segment, key, timewait=True)
         elif type(entry) is Request:
             if entry.listener.listening:
                 return check_req(entry, segment)

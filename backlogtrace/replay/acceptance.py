@@ -37,6 +37,7 @@ from backlogtrace.replay.bits import (
     USED,
     WAITED,
 )
+from backlogtrace.replay.flow import by_timer
 from backlogtrace.segment import ACK, RST, SYN, asked_by, end_seq
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _ENTERS = frozenset({"established", "fastopen"})
+_NO_CONNECTION = frozenset({"aborted", "ignored"})
 _UNKNOWN = frozenset(
     {out.RST_NO_REQUEST, out.RST_NO_REQUEST_FAILED, out.RST_COOKIE_INVALID, out.RST_COOKIE_EXPIRED}
 )
@@ -60,7 +62,6 @@ _LAST_WORD_NS = 1_300_000_000
 """Likewise for the repetition of a SYN-ACK."""
 _LATELY_NS = 1_000_000_000
 _AT_ONCE_NS = 10_000_000
-_AGAIN_NS = 500_000_000  # longer than a round trip takes
 _SAFE_REPEATS = 2
 _BY_CHANCE = 3
 """Four ticks of 64: how weakly the clock of a SYN-ACK speaks against a cookie, in missing SYN-ACKs."""
@@ -330,9 +331,7 @@ class Acceptance:
     def _reminded_unseen(self, request: Request, segment: Segment) -> bool:
         """Whether the client's next ACK may answer a SYN-ACK that the capture lost: `segment` was ignored."""
         again = self._evidence.acked_again(segment.frame)
-        if again is None or not self._plan_if_ignored(request)[1]:
-            return False
-        if not request.due <= again.time_ns <= request.deadline + _AGAIN_NS:
+        if again is None or not by_timer(again.time_ns - request.born):
             return False
         self._answers_unseen.add(again.frame)
         return True
@@ -455,8 +454,8 @@ class Acceptance:
             return "established"
         if type(before) is Child and before.key in self._unknown and self._evidence.unanswered(segment.frame):
             return "overflow"  # it may have begun in the capture
-        if outcome.decision == "aborted" and segment.flags & ACK and not acked:
-            return "passed"  # only a client that is connected acknowledges with its RST
+        if outcome.decision in _NO_CONNECTION and segment.flags & RST and segment.frame in self._evidence.unsure:
+            return "passed"
         return ""
 
     def _reset(self, segment: Segment, key: bytes, outcome: Outcome) -> Outcome:

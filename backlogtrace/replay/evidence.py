@@ -371,6 +371,8 @@ class Evidence:
         flow.last, flow.last_ns, flow.last_flags = segment.frame, segment.time_ns, flags
         flow.data = flow.data or segment.length > 0
         if flags & RST:
+            if flags & ACK and flow.synack is not None and flow.sent_seq is None and not flow.used:
+                self.unsure.add(segment.frame)  # only a client that is connected acknowledges with its RST
             self._mark_pending(flow, GONE)
             flow.pending = ()
         if not (flow.used or flags & (SYN | RST)):
@@ -385,6 +387,8 @@ class Evidence:
             known = self._known(segment.dst)
             self._judge_acks(known, segment.time_ns)
             known.unexplained.append((segment, flow))
+            if flow.asked.length and segment.seq == end_seq(flow.asked):
+                self._bits[flow.asked.frame] |= FASTOPEN_SIGN  # the SYN-ACK has taken its data
         if flow.synack is not None and flow.acked_seq is None:
             kind = (
                 (0 if bare else SENT_DATA)
