@@ -37,7 +37,6 @@ from backlogtrace.replay.bits import (
     USED,
     WAITED,
 )
-from backlogtrace.replay.flow import by_timer
 from backlogtrace.segment import ACK, RST, SYN, asked_by, end_seq
 
 if TYPE_CHECKING:
@@ -286,7 +285,9 @@ class Acceptance:
             if full and not bits & USED:
                 self.open, self.rivals = True, ("rst",)
             return True
-        if type(request) is Request and self._reminded_unseen(request, segment):
+        again = self._evidence.acked_again(segment.frame) if type(request) is Request else None
+        if again is not None:  # maybe because this one was ignored
+            self._answers_unseen.add(again.frame)
             self.open, self.rivals = True, ("established" if full else "overflow",)
         if bits & USED:
             if segment.frame in self._evidence.unsure:
@@ -327,14 +328,6 @@ class Acceptance:
         if self.open:
             self.rivals = ("established" if late > early else "overflow",)
         return late > early
-
-    def _reminded_unseen(self, request: Request, segment: Segment) -> bool:
-        """Whether the client's next ACK may answer a SYN-ACK that the capture lost: `segment` was ignored."""
-        again = self._evidence.acked_again(segment.frame)
-        if again is None or not by_timer(again.time_ns - request.born):
-            return False
-        self._answers_unseen.add(again.frame)
-        return True
 
     def _would_show(self, request: Request, segment: Segment, until: int) -> bool:
         """Whether the timer of a request that was still there at `until` would have shown itself by then.

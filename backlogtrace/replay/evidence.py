@@ -95,9 +95,9 @@ class Evidence:
         self.unsure: set[int] = set()
         """Packets (frames) of clients that may have been dropped, although something answers them: that may
         answer another one, which the capture lost."""
-        self.unseen_syns = self.unseen_acks = self.unseen_others = 0
-        """What the capture lost of clients: SYNs that a SYN-ACK answers, ACKs that complete a handshake, and
-        other packets that the server acknowledges or answers with a RST."""
+        self.unseen_syns = self.unseen_synacks = self.unseen_acks = self.unseen_others = 0
+        """What the capture lost besides: SYNs that a SYN-ACK answers, SYN-ACKs that a client acknowledges again,
+        ACKs that complete a handshake, and other packets that the server acknowledges or answers with a RST."""
         self.loses = False
         """In the end: whether the capture is known to lose packets, and not just one out of thousands."""
         self._bits = array("H", bytes(2048))
@@ -131,7 +131,7 @@ class Evidence:
         """How many packets of each kind the capture is known to have lost."""
         return {
             "SYN": self.unseen_syns,
-            "SYN-ACK": len(self.lost),
+            "SYN-ACK": len(self.lost) + self.unseen_synacks,
             "ACK": self.unseen_acks,
             "later packet": self.unseen_others,
         }
@@ -160,7 +160,7 @@ class Evidence:
         return min(synack.time_ns + usual, self._completed_ns[synack.frame] - 1)
 
     def acked_again(self, frame: int) -> Segment | None:
-        """The ACK that a client sent next without having been sent another SYN-ACK; None: it sent none."""
+        """The ACK that a client sent next as if a timer had sent it another SYN-ACK; None: it sent none."""
         return self._again.get(frame)
 
     def trouble_ns(self) -> int | None:
@@ -395,6 +395,7 @@ class Evidence:
                 | (0 if segment.time_ns - flow.sent_ns < _PROMPT_NS else LATE)
                 | (REMINDED if flow.repeats else 0)
             )
+            flow.trip_ns = flow.trip_ns or min(segment.time_ns - flow.sent_ns, _PROMPT_NS)
             known = self._known(segment.dst)
             known.first[kind] += 1
             self._bits[segment.frame] |= kind
@@ -410,7 +411,8 @@ class Evidence:
                 flow.ignored_ns = flow.ignored_ns or flow.pending_ns
         elif bare and flow.pending and segment.seq == flow.acked_seq:
             self._mark_pending(flow, ACKED_AGAIN)
-            if flow.acks >= flow.synacks:
+            if flow.acks >= flow.synacks and _timer_between(flow, segment):
+                self.unseen_synacks += flow.repeats > 0
                 for frame, _ in flow.pending:
                     self._again.setdefault(frame, segment)
         flow.acks += bare
@@ -709,6 +711,12 @@ class Evidence:
     def _sign(self, syn: Segment, *, cookie: bool) -> None:
         self._bits[syn.frame] |= COOKIE_SIGN if cookie else REQUEST_SIGN
         self._known(syn.dst).cookie_signs += cookie
+
+
+def _timer_between(flow: Flow, ack: Segment) -> bool:
+    """Whether an ACK comes when the client has just got a SYN-ACK from a timer."""
+    since = ((1 << flow.repeats) - 1) * 1_000_000_000 + ack.time_ns - flow.sent_ns
+    return by_timer(since) or by_timer(since - flow.trip_ns)
 
 
 def _take_back(times: array[int], when: int) -> None:

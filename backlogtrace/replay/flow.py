@@ -53,6 +53,8 @@ class Flow:
     data = False
     """The client sent data."""
     repeats = 0
+    trip_ns = 0
+    """How long the client took to answer it, the first time, if not too long."""
     synacks = 0
     """How many SYN-ACKs were captured."""
     acks = 0

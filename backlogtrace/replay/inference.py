@@ -53,6 +53,8 @@ _NEAR = 2.3
 """A hypothesis whose cost is this close to the best one's may be the truth as well: a tenth as likely."""
 _NEAR_BUT_FOR_LOSS = 4.0
 """Likewise of one that has more contradictions, which may be one lost packet's."""
+_NEAR_BUT_FOR_RST = 6.5
+"""Likewise of one that is contradicted by nothing but a RST that was not seen."""
 _NEAR_WITH_LOSSES = 5.0
 """Likewise where the capture is known to lose packets."""
 _DEFERRING = 2
@@ -148,7 +150,10 @@ class ListenerInference:
         """How much more than the best hypothesis one that may be the truth as well costs."""
         if self.loses:
             return _NEAR_WITH_LOSSES
-        more = found.score.contradictions > self.ranked[0].score.contradictions
+        best, score = self.ranked[0].score.contradictions, found.score
+        if score.contradictions == best + 1 and score.noted[-1].unreset:
+            return _NEAR_BUT_FOR_RST
+        more = score.contradictions > best
         return _NEAR_BUT_FOR_LOSS if more else _NEAR
 
 

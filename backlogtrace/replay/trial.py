@@ -48,6 +48,8 @@ class Contradiction(NamedTuple):
     time_ns: int
     frame: int | None
     detail: str
+    unreset: bool = False
+    """A RST was to come, and none was seen: all that one lost packet need have done."""
 
 
 class Score(NamedTuple):
@@ -106,9 +108,9 @@ class _Tally(Journal):
         return None
 
     def left_open(self, segment: Segment, row: PacketRow | None, rivals: tuple[str, ...]) -> None:
-        """Note what else became of a packet that contradicts."""
+        """Note what else became of a packet that contradicts, or whose RST may have been lost."""
         del row
-        if self._decisions is not None and segment.frame == self._contradicting:
+        if self._decisions is not None and (segment.frame == self._contradicting or rivals == ("rst",)):
             self._decisions[segment.frame] = self._decisions[segment.frame]._replace(others=rivals)
 
     def sent(self, *_args: object, **_options: object) -> None:
@@ -121,13 +123,14 @@ class _Tally(Journal):
         self, track: Track, key: bytes, when: int, what: str, detail: str, frame: int | None = None
     ) -> None:
         """Count it."""
-        del track, key, what
+        del track, key
         self.found += 1
         self._contradicting = frame
         if self.found > self._limit:
             raise _TooManyError
         if len(self.noted) < _NOTED:
-            self.noted.append(Contradiction(when, frame, detail))
+            unreset = what == "missing_reply" and detail.startswith("RST")
+            self.noted.append(Contradiction(when, frame, detail, unreset))
 
 
 def attempt(
