@@ -425,7 +425,7 @@ class Acceptance:
         if segment.flags & (SYN | ACK | RST) == SYN:
             fresh = type(before) not in {Request, Child}
             outcome = self._syn(segment, key, outcome, bits, fresh=fresh)
-        if bits & RST_REPLY and outcome.reply != "rst" and type(before) is not Child:
+        if bits & RST_REPLY and outcome.reply != "rst" and (type(before) is not Child or segment.flags & SYN):
             return self._reset(segment, key, outcome)
         rival = self._rival_of_loss(segment, before, outcome, acked=acked)
         if rival:
@@ -441,15 +441,18 @@ class Acceptance:
             return "passed"
         if outcome is out.DEFERRED and acked and type(before) is Request and before.due <= segment.time_ns:
             return "established"  # what comes again is acknowledged again: the timer may have fired
-        if type(before) is Child and segment.frame in self._evidence.unsure:
-            return "overflow"
-        if type(before) is Child and segment.frame in self._answers_unseen:
-            return "established"
-        if type(before) is Child and before.key in self._unknown and self._evidence.unanswered(segment.frame):
-            return "overflow"  # it may have begun in the capture
-        if outcome.decision in _NO_CONNECTION and segment.flags & RST and segment.frame in self._evidence.unsure:
+        if type(before) is Child:
+            return self._rival_of_passing(segment, before)
+        if outcome.decision in _NO_CONNECTION and segment.frame in self._evidence.connected:
             return "passed"
         return ""
+
+    def _rival_of_passing(self, segment: Segment, child: Child) -> str:
+        """Likewise of a packet of a connection that is there."""
+        if segment.frame in self._answers_unseen:
+            return "established"
+        begun_unseen = child.key in self._unknown and self._evidence.unanswered(segment.frame)
+        return "overflow" if begun_unseen or segment.frame in self._evidence.unsure else ""
 
     def _reset(self, segment: Segment, key: bytes, outcome: Outcome) -> Outcome:
         """The server answered with a RST what the model would not."""

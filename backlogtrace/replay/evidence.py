@@ -95,9 +95,11 @@ class Evidence:
         self.unsure: set[int] = set()
         """Packets (frames) of clients that may have been dropped, although something answers them: that may
         answer another one, which the capture lost."""
+        self.connected: set[int] = set()
+        """RSTs (frames) of clients that sent no ACK before: only who is connected acknowledges with it."""
         self.unseen_syns = self.unseen_synacks = self.unseen_acks = self.unseen_others = 0
-        """What the capture lost besides: SYNs that a SYN-ACK answers, SYN-ACKs that a client acknowledges again,
-        ACKs that complete a handshake, and other packets that the server acknowledges or answers with a RST."""
+        """What the capture lost besides: SYNs that a SYN-ACK answers, SYN-ACKs that a client acknowledges
+        again, ACKs that complete a handshake, and others that the server acknowledges or resets."""
         self.loses = False
         """In the end: whether the capture is known to lose packets, and not just one out of thousands."""
         self._bits = array("H", bytes(2048))
@@ -372,7 +374,7 @@ class Evidence:
         flow.data = flow.data or segment.length > 0
         if flags & RST:
             if flags & ACK and flow.synack is not None and flow.sent_seq is None and not flow.used:
-                self.unsure.add(segment.frame)  # only a client that is connected acknowledges with its RST
+                self.connected.add(segment.frame)
             self._mark_pending(flow, GONE)
             flow.pending = ()
         if not (flow.used or flags & (SYN | RST)):
