@@ -204,7 +204,7 @@ def closing_receive(stack: Stack, child: Child, segment: Segment) -> Outcome | N
     """A SYN for a connection the server has closed and the client has not; None when it is over.
 
     Whether a socket or just its TIME_WAIT stand-in is left, and for how long, depends on how the
-    application closed it: ask the wire.
+    application closed it: ask the wire. A stand-in in FIN_WAIT2 would reset it (tcp_timewait_state_process).
     """
     answer = stack.witness(segment)
     if answer == "synack":

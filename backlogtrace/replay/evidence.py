@@ -71,6 +71,7 @@ _FULL_NS = 3_000_000_000  # a queue that is full refuses more than one
 _FLOWS = 100_000  # of a generation: a flood must not fill the memory
 _ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
 _TAKEN_BACK = 1_000
+_IN_A_ROW = 3  # SYNs: so many do not get lost, or their answers
 _MOSTLY = 4  # times as many clients acknowledge at once as do not: those may have done so, too
 _PROMPT_NS = 500_000_000  # longer than a round trip takes
 _WHOLE_LOOKED_AT = 64
@@ -170,6 +171,10 @@ class Evidence:
         troubled = [known for known in self.listening.values() if known.troubled]
         refused = [known.refused[0] for known in troubled if known.refused]
         return min(refused, default=self.last_ns) if troubled else None
+
+    def lasting_ns(self) -> int | None:
+        """When first more was refused so far than a few lost packets may seem to be; None: nothing was."""
+        return min((ns for known in self.listening.values() if (ns := known.lasting_ns)), default=None)
 
     def troubled(self, end: bytes) -> bool:
         """Whether anything unusual was seen at a listening endpoint."""
@@ -463,6 +468,8 @@ class Evidence:
                 if known.first_rst_ns is not None and known.first_rst_ns < when:
                     known.first_rst_ns = None  # dropped: somebody listens
             known.answers = answered
+            if not known.lasting_ns:
+                _count_row(known, when, answered=answered)
 
     def _judge_single(self, syn: Segment, between: bool) -> None:
         """A SYN got no answer; `between`: although those before and after it did."""
@@ -585,6 +592,7 @@ class Evidence:
             self._mark_pending(flow, REPEATED)
             if flow.pending:
                 known.refused.append(flow.last_ns)
+                known.lasting_ns = known.lasting_ns or flow.last_ns
         if asked:
             if not self.vantage.full():
                 flow.synack_ns, flow.synack_delay_ns = synack.time_ns, synack.time_ns - flow.last_ns
@@ -713,6 +721,18 @@ class Evidence:
     def _sign(self, syn: Segment, *, cookie: bool) -> None:
         self._bits[syn.frame] |= COOKIE_SIGN if cookie else REQUEST_SIGN
         self._known(syn.dst).cookie_signs += cookie
+
+
+def _count_row(known: Listening, when: int, *, answered: bool) -> None:
+    """A SYN was or was not answered."""
+    if answered:
+        known.row = 0
+        return
+    known.row += 1
+    if known.row == 1:
+        known.row_ns = when
+    if known.row == _IN_A_ROW:
+        known.lasting_ns = known.row_ns
 
 
 def _timer_between(flow: Flow, ack: Segment) -> bool:

@@ -24,7 +24,7 @@ from backlogtrace.replay.route import Route
 from backlogtrace.replay.search import CONTRADICTION, Found, Search
 from backlogtrace.replay.track import Track
 from backlogtrace.replay.trial import Decided, attempt, blank_summary
-from backlogtrace.segment import HANDSHAKE, endpoint, endpoint_text
+from backlogtrace.segment import ACK, HANDSHAKE, SYN, endpoint, endpoint_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -193,22 +193,32 @@ class Recording:
         """Those around the first trouble."""
         self._before: deque[Segment] = deque(maxlen=_LATELY)
         """The last packets: trouble is noticed some time after it began."""
+        self._lasting = False
 
-    def add(self, chunk: list[Segment], trouble_ns: int | None) -> None:
-        """The next packets; `trouble_ns`: when the first unusual thing was seen, None: nothing so far."""
+    def add(self, chunk: list[Segment], trouble_ns: int | None, lasting_ns: int | None = None) -> None:
+        """The next packets; when the first unusual thing was seen so far, None: nothing.
+
+        What is seen before `lasting_ns` may be a few lost packets: the sample begins again then.
+        """
         if self.items is not None:
             self.items += chunk
             if len(self.items) > self._limit:
                 self.items = None
-        if trouble_ns is None:
-            self._before += chunk
-        elif self._before:
-            around = [*self._before, *chunk]
-            start = bisect_left(around, trouble_ns, key=attrgetter("time_ns"))
-            self.sample = around[max(0, start - _BEFORE) :]
+        if lasting_ns is not None and not self._lasting:
+            self._lasting = True
+            self._begin(chunk, lasting_ns)
             self._before.clear()
-        elif len(self.sample) < _SAMPLE:
+        elif trouble_ns is not None and not self.sample:
+            self._begin(chunk, trouble_ns)
+        elif trouble_ns is not None and len(self.sample) < _SAMPLE:
             self.sample += chunk
+        if not self._lasting:
+            self._before += chunk
+
+    def _begin(self, chunk: list[Segment], trouble_ns: int) -> None:
+        around = [*self._before, *chunk]
+        start = bisect_left(around, trouble_ns, key=attrgetter("time_ns"))
+        self.sample = around[max(0, start - _BEFORE) :]
 
     def finish(self, trouble_ns: int | None) -> None:
         """All packets were added; some trouble is noticed only then."""
@@ -252,7 +262,7 @@ class Reader:
                     address, _, port = endpoint_text(end).rpartition(":")
                     self.listeners.append(HostListener(address.strip("[]"), int(port), self._backlog))
             evidence.see(chunk, self.route)
-            self.recording.add(chunk, evidence.trouble_ns())
+            self.recording.add(chunk, evidence.trouble_ns(), evidence.lasting_ns())
         evidence.finish()
         self.recording.finish(evidence.trouble_ns())
         items = self.recording.items
@@ -287,16 +297,20 @@ def infer(reader: Reader, host: Host) -> Inference:
     floors: dict[str, Floor] = {}
     for one in troubled:
         segments = list(islice(_of_listener(recording, one.listener), _JUDGED))
+        one.first_ns = reader.first_ns
+        one.partial = recording.items is None and bool(segments) and segments[0].time_ns > reader.first_ns
+        completing: frozenset[int] = frozenset()
+        if one.partial:
+            segments, completing = _begun_in(segments, one.listener)
         fixed = {**shared, **_fixed_listener(one.listener)}
         search = Search(
             segments[:_WINDOW], evidence, one.listener, replace(host, listeners=[], events=[]),
             seen=one.seen, fixed=fixed, budget=_BUDGET if len(segments) <= _WINDOW else _SMALL_BUDGET,
         )  # fmt: skip
+        search.completing = completing
         one.ranked = search.run()
         one.packets = len(segments)
         one.loses = evidence.loses
-        one.first_ns = reader.first_ns
-        one.partial = recording.items is None and bool(segments) and segments[0].time_ns > reader.first_ns
         if len(segments) > _WINDOW:
             one.ranked = _judged(search, one.near()[:_JUDGED_RIVALS], segments, evidence)
         near = one.near()
@@ -350,6 +364,26 @@ def _of_listener(recording: Recording, listener: HostListener) -> Iterator[Segme
             yield segment
 
 
+def _begun_in(segments: list[Segment], listener: HostListener) -> tuple[list[Segment], frozenset[int]]:
+    """Without the packets of connections that were in use before; frames of ACKs that may complete one.
+
+    Which ACKs do that is not known: those that are the first seen of their connection are taken for it.
+    """
+    wanted: dict[bytes, bool] = {}
+    kept, completing = [], set()
+    for segment in segments:
+        key, reverse = segment.src + segment.dst, segment.dst + segment.src
+        if segment.flags & HANDSHAKE or segment.flags & (SYN | ACK) == SYN:
+            wanted[key] = True
+        elif key not in wanted and reverse not in wanted:
+            wanted[key] = segment.flags == ACK and not segment.length and _serves(listener, segment.dst)
+            if wanted[key]:
+                completing.add(segment.frame)
+        if wanted.get(key) or wanted.get(reverse):
+            kept.append(segment)
+    return kept, frozenset(completing)
+
+
 def _fixed(host: Host) -> dict[str, object]:
     """Fields of Hypothesis that the user has given."""
     fixed: dict[str, object] = {
@@ -373,7 +407,7 @@ def _judged(search: Search, rivals: list[Found], segments: list[Segment], eviden
     """The best hypotheses again, by more of the packets."""
     judged = []
     for rival in rivals:
-        score = attempt(segments, evidence, search.host(rival.hypothesis))
+        score = attempt(segments, evidence, search.host(rival.hypothesis), completing=search.completing)
         judged.append(Found(search.cost(rival.hypothesis, score), rival.hypothesis, score))
     return sorted(judged, key=lambda one: one.cost)
 
@@ -383,7 +417,8 @@ def _decisions(
 ) -> dict[int, Decided]:
     """What a hypothesis says of every packet, by frame."""
     decisions: dict[int, Decided] = {}
-    attempt(segments, evidence, search.host(rival.hypothesis), decisions=decisions)
+    host = search.host(rival.hypothesis)
+    attempt(segments, evidence, host, completing=search.completing, decisions=decisions)
     return decisions
 
 

@@ -48,6 +48,12 @@ class Listening:
     doors: list[Door] = field(default_factory=list)
     refused: array[int] = field(default_factory=lambda: array("q"))
     """Times (ns) of what was not let in: SYNs without an answer, ACKs that did not complete."""
+    lasting_ns: int | None = None
+    """When it began to refuse what it had to, for certain: several SYNs in a row, or an ACK."""
+    row: int = 0
+    """How many SYNs in a row got no answer."""
+    row_ns: int = 0
+    """Time of the first of them."""
     taken: array[int] = field(default_factory=lambda: array("q"))
     """Times (ns) of what was: the first packet of each connection that the server used."""
     closed: bool = False

@@ -103,6 +103,8 @@ class Search:
         self._base = base
         self._seen = seen
         self._fixed = fixed
+        self.completing: frozenset[int] = frozenset()
+        """See attempt()."""
         self._left = budget
         """Packets that may still be replayed."""
         self._tried: dict[Hypothesis, Score] = {}
@@ -184,7 +186,10 @@ class Search:
         if largest and largest.whole and hypothesis.backlog > largest.reach and not hypothesis.changes:
             self._tried[hypothesis] = largest
             return
-        score = attempt(self._segments, self._evidence, self.host(hypothesis), limit=self._least + _SLACK)
+        score = attempt(
+            self._segments, self._evidence, self.host(hypothesis),
+            completing=self.completing, limit=self._least + _SLACK,
+        )  # fmt: skip
         self._left -= score.packets
         self._tried[hypothesis] = score
         if score.whole:

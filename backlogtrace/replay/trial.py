@@ -138,11 +138,13 @@ def attempt(
     evidence: Evidence,
     host: Host,
     *,
+    completing: frozenset[int] = frozenset(),
     limit: int = 1 << 62,
     decisions: dict[int, Decided] | None = None,
 ) -> Score:
     """Replay `segments` with `host` as the facts and accept() worked out, up to `limit` contradictions.
 
+    `completing`: ACKs (frames) whose SYN came before the first of the segments.
     `decisions` gets the decision of every inbound packet, by frame.
     """
     assert host.kernel is not None
@@ -164,6 +166,9 @@ def attempt(
     events = EventQueue(stack, route, journal, host, tracks, AcceptModel("never"))
     replay = Replay(stack, route, journal, events, evidence)
     replay.last_ns = segments[-1].time_ns if segments else 0
+    acceptance = replay.acceptance
+    assert acceptance is not None
+    acceptance.completing = completing
     whole = True
     try:
         left = segments
@@ -177,8 +182,6 @@ def attempt(
             pass
     except _TooManyError:
         whole = False
-    acceptance = replay.acceptance
-    assert acceptance is not None
     noted = tuple(sorted(journal.noted, key=lambda noted: (noted.time_ns, noted.frame or 0)))
     before = bisect_left(acceptance.relieved, noted[0].time_ns) if noted else 0
     return Score(

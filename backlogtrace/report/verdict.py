@@ -307,6 +307,12 @@ def _more_room(summary: ListenerSummary) -> list[str]:
             f"raise net.core.somaxconn (it is {somaxconn:,} and cuts the backlog {asked:,}), {again}",
             faster,
         ]
+    if summary.backlog_source.startswith("inferred"):  # then somaxconn is not known either
+        known = f"{safe(summary.backlog_source)} {asked:,}"
+        return [
+            f"raise the backlog passed to listen() ({known}), and net.core.somaxconn if it is lower, or",
+            faster,
+        ]
     room = f"raise the backlog passed to listen() (it is {asked:,})"
     if asked >= somaxconn:
         room += f" and net.core.somaxconn (it is {somaxconn:,}) with it"

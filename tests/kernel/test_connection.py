@@ -128,13 +128,13 @@ def test_segment_that_nobody_answers_leaves_the_doubt(profile: Profile, flags: i
     ("answer", "outcome"),
     [
         ("ack", out.CHILD_SYN), (None, out.CHILD_SYN_SILENT), ("rst", out.CLOSING_SYN_RST),
-        ("synack", out.QUEUED),
+        ("synack", out.QUEUED_TIMEWAIT),
     ],
 )  # fmt: skip
 def test_syn_after_the_servers_fin_asks_the_wire(
     profile: Profile, answer: Reply | None, outcome: Outcome
 ) -> None:
-    """A socket, a stand-in in FIN_WAIT2 (in or out of its window), or nothing is left."""
+    """A socket, a stand-in in FIN_WAIT2 (in or out of its window), or in TIME_WAIT (its FIN was not seen)."""
     server = connected(profile)
     server.listener.accept()
     sends(server, FIN | ACK, 50)

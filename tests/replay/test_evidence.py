@@ -224,6 +224,55 @@ def test_an_ack_that_comes_again_may_answer_a_synack_that_was_lost() -> None:
     assert not found.of(4) & bits.ACKED_AGAIN
 
 
+def test_an_ack_that_comes_again_when_a_timer_is_due_shows_a_synack_that_was_lost() -> None:
+    again = inbound(5, 3060, ACK)
+    repeated = (*OPENING, outbound(4, 1000.1, SYN | ACK), inbound(8, 1050, ACK))
+    found = gather(*repeated, again)
+    assert found.acked_again(8) == again
+    assert found.lost_packets() == "1 SYN-ACK"
+    by_itself = inbound(5, 2300, ACK)
+    assert gather(*repeated, by_itself).acked_again(8) is None
+    late = gather(*OPENING[:2], outbound(3, 1000.1, SYN | ACK), inbound(4, 2000, ACK), inbound(5, 3060, ACK))
+    assert late.acked_again(4) is None  # each answers one that was captured
+
+
+def test_data_that_the_clients_ack_leaves_behind_was_taken_with_a_lost_synack() -> None:
+    syn = inbound(1, 0, SYN, length=300)
+    end = inbound(9, 9000, SYN, c=5)
+    assert gather(syn, inbound(2, 50, ACK, seq=ISN + 301), end).of(1) & bits.FASTOPEN_SIGN
+    assert not gather(syn, inbound(2, 50, ACK), end).of(1) & bits.FASTOPEN_SIGN
+
+
+def test_a_client_that_acknowledges_with_its_first_packet_a_reset_was_connected() -> None:
+    connected, half_open = inbound(3, 200, RST | ACK), inbound(3, 200, RST)
+    assert gather(*OPENING[:2], connected).connected == {3}
+    assert not gather(*OPENING[:2], half_open).connected
+    assert not gather(*OPENING, connected._replace(frame=4)).connected
+
+
+def test_a_connection_whose_ack_may_be_lost_may_have_been_in_the_queue_before() -> None:
+    data = inbound(99, 99, ACK | PSH, length=5, c=9)
+    found = gather(*CROWD, *opening(9)[:2], data)
+    assert [found.perhaps_in(SERVER, at(ms)) for ms in (90, 95, 99)] == [0, 1, 0]
+
+
+def test_a_lost_ack_came_when_it_would_have_come_and_before_the_connection_was_used() -> None:
+    synack = outbound(91, 90.1, SYN | ACK, c=9)
+    soon, late = (outbound(92, ms, ACK | PSH, length=10, c=9) for ms in (92, 500))
+    start = (*CROWD, inbound(90, 90, SYN, c=9), synack)
+    assert gather(*start, late).unseen_ack_ns(synack) == at(95)
+    assert gather(*start, soon).unseen_ack_ns(synack) == at(92) - 1
+    assert gather(*start).unseen_ack_ns(synack) is None
+
+
+def test_a_few_lost_packets_are_no_lasting_trouble() -> None:
+    syns = [inbound(n, n, SYN, c=n) for n in range(1, 8)]
+    answers = [outbound(10 + n, n + 0.5, SYN | ACK, c=n) for n in (1, 4, 7)]
+    mixed = sorted([*syns, *answers], key=lambda packet: packet.time_ns)
+    assert gather(*mixed).lasting_ns() is None
+    assert gather(*(one for one in mixed if one.frame != 14)).lasting_ns() == at(2)
+
+
 def opening(c: int, *, late_ms: float = 5) -> tuple[Segment, ...]:
     first = 10 * c
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,9 @@ from backlogtrace.replay.hypothesis import KERNELS, UNLIMITED, Change, Hypothesi
 from backlogtrace.replay.listening import Listening
 from backlogtrace.replay.rows import PacketRow
 from backlogtrace.replay.search import Found
-from backlogtrace.replay.trial import Decided, Score
+from backlogtrace.replay.trial import Contradiction, Decided, Score
 from backlogtrace.segment import ACK, FIN, RST, SYN
-from tests.kernel.build import client, isn, segment, server_isn
+from tests.kernel.build import SERVER, client, isn, segment, server_isn
 from tests.replay.wire import Wire, replay
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -270,6 +271,25 @@ def test_rivals_that_decide_alike_do_not_crowd_out_the_others() -> None:
     assert far not in near
 
 
+def test_one_lost_packet_may_speak_against_a_rival() -> None:
+    """Near is farther for who is contradicted once, and farther still if by a RST that nobody saw."""
+    host = HostListener("10.9.0.1", 80)
+    score = Score(0, 1, 0, (), whole=True, packets=9, relieved=(), floors={}, reach=3)
+    seen, unseen = (Contradiction(1, 1, "", unreset=unreset) for unreset in (False, True))
+    one, reset = (score._replace(contradictions=1, noted=(noted,)) for noted in (seen, unseen))
+    two = score._replace(contradictions=2, noted=(seen, unseen))
+
+    def near(cost: float, against: Score, *, loses: bool = False) -> bool:
+        found = inference.ListenerInference(host, "10.9.0.1:80", Listening(), loses=loses)
+        rival = Found(1 + cost, Hypothesis(backlog=7), against)
+        found.ranked = [Found(1, Hypothesis(backlog=8), score), rival]
+        return rival in found.near()
+
+    assert [near(3, against) for against in (score, one, reset, two)] == [False, True, True, True]
+    assert [near(6, against) for against in (score, one, reset, two)] == [False, False, True, False]
+    assert near(4.5, score, loses=True)
+
+
 def test_what_only_passes_for_one_of_two_rivals_is_decided_differently() -> None:
     completes, passes = Decided("established"), Decided("passed")
     assert inference._differing({1: completes}, [{0: completes}]) == {0: ("established",), 1: ("passed",)}
@@ -355,6 +375,32 @@ def test_trouble_noticed_at_the_end_of_a_large_capture_is_looked_for_among_the_l
     assert recording.sample == []
     recording.finish(packets[4].time_ns)
     assert recording.sample == packets
+
+
+def test_the_sample_begins_again_where_more_is_refused_than_a_few_lost_packets() -> None:
+    packets = [segment(SYN, c, c) for c in range(9)]
+    recording = inference.Recording(limit=1)
+    recording.add(packets[:3], packets[0].time_ns)
+    assert recording.sample == packets[:3]
+    recording.add(packets[3:6], packets[0].time_ns)
+    recording.add(packets[6:], packets[0].time_ns, packets[5].time_ns)
+    assert recording.sample == packets
+    alone = inference.Recording(limit=1)
+    alone._before = deque(maxlen=2)
+    for start in range(0, 9, 3):
+        alone.add(packets[start : start + 3], packets[0].time_ns, packets[5].time_ns if start else None)
+    assert alone.sample == packets[1:]
+
+
+def test_of_connections_begun_before_a_part_only_their_acks_are_looked_at() -> None:
+    opened = [segment(SYN, 1, 5), segment(ACK, 1, 6), segment(ACK, 1, 7, length=5)]
+    completing, used = segment(ACK, 2, 1), segment(ACK, 3, 2, length=5)
+    answer, served = (segment(flags, 4, 0)._replace(src=SERVER, dst=client(4)) for flags in (SYN | ACK, ACK))
+    after = segment(ACK, 3, 8)
+    part = [one._replace(frame=n) for n, one in enumerate([answer, completing, used, *opened, after, served])]
+    kept, frames = inference._begun_in(part, HostListener("10.9.0.1", 80))
+    assert [one.frame for one in kept] == [1, 3, 4, 5]
+    assert frames == {1}
 
 
 def test_contradictions_that_a_lost_packet_makes_together_do_not_count_each() -> None:
