@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from backlogtrace.segment import Segment
 
 _ENTERS = frozenset({"established", "fastopen"})
+_CONNECTED = frozenset({"established", "passed"})
 _NO_CONNECTION = frozenset({"aborted", "ignored"})
 _UNKNOWN = frozenset(
     {out.RST_NO_REQUEST, out.RST_NO_REQUEST_FAILED, out.RST_COOKIE_INVALID, out.RST_COOKIE_EXPIRED}
@@ -152,6 +153,8 @@ class Acceptance:
         """Connections from before the capture that the server says nothing on, as far as they came by now."""
         self._answers_unseen: set[int] = set()
         """ACKs (frames) that may answer a SYN-ACK that the capture lost, and complete the handshake."""
+        self._perhaps_connected: set[bytes] = set()
+        """Connections of which it was left open whether an ACK completed the handshake."""
         stack.room = self._full
         journal.lowest = self.lowest
         journal.taken_at_once = self.taken_at_once
@@ -272,7 +275,9 @@ class Acceptance:
         """Whether the wire shows room for a segment that would complete a handshake; None: it is silent."""
         aborts = type(request) is Request and bool(listener.settings.tcp_abort_on_overflow)
         if bits & (REPEATED | IGNORED) or (aborts and bits & RST_REPLY):
-            if not full:
+            if not full and self._perhaps_full(listener, segment):
+                self.weak += 1
+            elif not full:
                 self._contradiction(
                     segment,
                     "unexpected_packet",
@@ -306,10 +311,14 @@ class Acceptance:
         known = self.accepts == 0 or self._evidence.refuses_next(segment.dst, segment.time_ns)
         if full and not known:
             self.open, self.rivals = True, ("established", "lost_after_capture")
-        room = listener.accept_capacity - len(listener.accept_queue)
-        if not full and self._evidence.perhaps_in(segment.dst, segment.time_ns) >= room:
+        if not full and self._perhaps_full(listener, segment):
             self.open, self.rivals = True, ("overflow",)
         return None
+
+    def _perhaps_full(self, listener: ListenSocket, segment: Segment) -> bool:
+        """Whether the accept queue is full with the connections whose ACK the capture may have lost."""
+        room = listener.accept_capacity - len(listener.accept_queue)
+        return self._evidence.perhaps_in(segment.dst, segment.time_ns) >= room
 
     def _taken_later(self, request: object, segment: Segment) -> bool:
         """Whether rather a later packet of the client completed the handshake: accept() came in between.
@@ -365,6 +374,9 @@ class Acceptance:
         entry = self._stack.ehash.get(key)
         if type(entry) is Request and entry.frame in self._evidence.unsure:
             return False  # the model took an earlier one
+        if type(entry) is Request and entry.snt_isn == synack.seq:
+            self._stack.receive(asked_by(synack))  # the same one again
+            return True
         self._forget(key)
         syn = asked_by(synack)
         outcome = listener.conn_request(syn, key, timewait=type(entry) is TimeWait)
@@ -429,6 +441,8 @@ class Acceptance:
             outcome = self._syn(segment, key, outcome, bits, fresh=fresh)
         if bits & RST_REPLY and outcome.reply != "rst" and (type(before) is not Child or segment.flags & SYN):
             return self._reset(segment, key, outcome)
+        if self.open and segment.flags & ACK and not _CONNECTED.isdisjoint({outcome.decision, *self.rivals}):
+            self._perhaps_connected.add(key)
         rival = self._rival_of_loss(segment, before, outcome, acked=acked)
         if rival:
             self.open, self.rivals = True, (rival,)
@@ -445,8 +459,10 @@ class Acceptance:
             return "established"  # what comes again is acknowledged again: the timer may have fired
         if type(before) is Child:
             return self._rival_of_passing(segment, before)
-        if outcome.decision in _NO_CONNECTION and segment.frame in self._evidence.connected:
-            return "passed"
+        if outcome.decision in _NO_CONNECTION and segment.flags & RST:
+            key = segment.src + segment.dst
+            if segment.frame in self._evidence.connected or key in self._perhaps_connected:
+                return "passed"
         return ""
 
     def _rival_of_passing(self, segment: Segment, child: Child) -> str:

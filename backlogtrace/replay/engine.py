@@ -523,6 +523,8 @@ class Replay:
             detail = "RST seen, the model still has the request in its SYN queue"
             entry.listener.remove(entry)
             track.ended(key, segment.time_ns, by_client=False)
+        elif kind == "ack" and segment.ack == (entry.rcv_isn + 1) & 0xFFFFFFFF:
+            detail = "ACK seen, the model has nothing of the client's to answer: lost by the capture?"
         else:
             detail = "the server talks on a connection whose handshake is not complete in the model"
             entry.listener.promote(entry, segment._replace(src=segment.dst, dst=segment.src))

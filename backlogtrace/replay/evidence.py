@@ -581,7 +581,11 @@ class Evidence:
             if asked and synack.time_ns - flow.last_ns > REPLY_NS:
                 _take_back(known.refused, flow.last_ns)  # taken for dropped meanwhile
         else:
-            if not asked and flow.sent_ns:
+            since = synack.time_ns - (flow.asked or synack).time_ns
+            if not asked and flow.sent_ns and 0 < since < _FIRST_REPLY_NS:
+                self.unseen_syns += 1
+                self._bits[synack.frame] |= UNSEEN_SYN
+            elif not asked and flow.sent_ns:
                 self._bits[flow.synack_frame] |= GOES_ON
                 if flow.asked is not None and flow.asked.seq == flow.isn:
                     self._bits[flow.asked.frame] |= REQUEST_SIGN
