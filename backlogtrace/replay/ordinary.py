@@ -84,6 +84,8 @@ class Ordinary:
         socket = track.socket
         if socket is None or socket.expiring or track.attempts or not socket.listening or track.group:
             return False, None
+        if track.left_behind():
+            return False, None
         control = segment.flags & _CONTROL
         if entry is None and control == SYN:
             outcome = socket.conn_request(segment, key)
@@ -128,6 +130,7 @@ class Ordinary:
             or socket.expiring
             or track.attempts
             or track.group is not None
+            or track.left_behind()
             or socket.defer_accept
             or ((shown or self.acceptance is None) and socket.accept_queue_full())
             or socket.settings.tcp_syncookies == 2  # noqa: PLR2004 - always
