@@ -457,13 +457,11 @@ class Acceptance:
             return "passed"
         if outcome is out.DEFERRED and acked and type(before) is Request and before.due <= segment.time_ns:
             return "established"  # what comes again is acknowledged again: the timer may have fired
-        if type(before) is Child:
-            return self._rival_of_passing(segment, before)
         if outcome.decision in _NO_CONNECTION and segment.flags & RST:
             key = segment.src + segment.dst
-            if segment.frame in self._evidence.connected or key in self._perhaps_connected:
-                return "passed"
-        return ""
+            connected = segment.frame in self._evidence.connected or key in self._perhaps_connected
+            return "passed" if connected else ""
+        return self._rival_of_passing(segment, before) if type(before) is Child else ""
 
     def _rival_of_passing(self, segment: Segment, child: Child) -> str:
         """Likewise of a packet of a connection that is there."""
