@@ -377,6 +377,72 @@ def test_trouble_noticed_at_the_end_of_a_large_capture_is_looked_for_among_the_l
     assert recording.sample == packets
 
 
+INFERRED = Host(listeners=[HostListener("10.9.0.1", 80, backlog=1)])
+
+
+def decided(wire: Wire, host: Host) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Decision, certainty and rivals of client 5's packets."""
+    rows = [row for row in replay(wire, host, all_packets=True).packets if row.segment.src == client(5)]
+    return [(row.outcome.decision, row.certainty, row.rivals) for row in rows]
+
+
+def test_a_queue_that_is_full_only_with_a_lost_ack_leaves_the_next_one_open() -> None:
+    wire = Wire()
+    wire.handshake(1, 0)
+    for c in (2, 3):
+        wire.handshake(c, c)
+        wire.outbound(ACK | FIN, c, c + 3)  # accepted
+    wire.syn(4, 10)
+    wire.syn(5, 20)
+    wire.ack(5, 21)
+    wire.inbound(RST, 99, 70_000)
+    one = Host(listeners=[HostListener("10.9.0.1", 80, backlog=0)])
+    assert decided(wire, one)[-1][:2] == ("established", "likely")
+    wire.ack(4, 2000, length=5)  # an ACK may have come before
+    wire.outbound(ACK, 4, 2000.1, ack=isn(4) + 6)
+    assert decided(wire, one)[-1] == ("established", "undecided", ("overflow",))
+
+
+def test_an_ack_of_the_server_that_answers_nothing_completes_no_handshake() -> None:
+    """It answers what was not captured, a packet outside the window for one."""
+    wire = Wire()
+    wire.syn(5, 0)
+    wire.outbound(ACK, 5, 500, ack=isn(5) + 1)
+    wire.synack(5, 1000.1)
+    wire.ack(5, 1001)
+    wire.inbound(RST, 99, 70_000)
+    assert [decision for decision, *_ in decided(wire, INFERRED)] == ["queued", "established"]
+
+
+def test_a_synack_from_a_client_that_is_reset_finds_no_connection() -> None:
+    wire = Wire()
+    wire.handshake(5, 0)
+    wire.inbound(SYN | ACK, 5, 500, seq=isn(5), ack=77)
+    wire.outbound(RST, 5, 500.1, seq=77)
+    wire.inbound(RST, 99, 70_000)
+    assert decided(wire, INFERRED)[-1][0] == "rst"
+
+
+def test_packets_of_a_client_that_is_not_known_and_gets_no_answer_are_all_left_open() -> None:
+    wire = Wire()
+    wire.handshake(1, 0)
+    for at in (500, 600, 800):
+        wire.ack(5, at, length=5 * (at > 500))
+    wire.inbound(RST, 99, 70_000)
+    assert {certainty for _, certainty, _ in decided(wire, INFERRED)} == {"undecided"}
+
+
+def test_a_synack_too_early_for_a_timer_answers_a_syn_that_was_lost() -> None:
+    wire = Wire()
+    wire.syn(5, 0)
+    wire.synack(5, 900)
+    wire.ack(5, 901)
+    wire.inbound(RST, 99, 70_000)
+    result = replay(wire, INFERRED)
+    assert not result.mismatches
+    assert [row.outcome.decision for row in result.packets[:2]] == ["queued", "established"]
+
+
 def test_the_sample_begins_again_where_more_is_refused_than_a_few_lost_packets() -> None:
     packets = [segment(SYN, c, c) for c in range(9)]
     recording = inference.Recording(limit=1)
