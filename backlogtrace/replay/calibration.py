@@ -105,6 +105,11 @@ class Vantage:
         self.server_ns.append(server_ns)
         self.client_ns.append(client_ns)
 
+    def trip_ns(self) -> int:
+        """How long most clients took to answer a SYN-ACK; 0: not known."""
+        trips = sorted(self.client_ns)
+        return trips[len(trips) // 2] if trips else 0
+
     def away(self) -> str:
         """What it means, in words, if the capture was not taken at the server; empty if it was, or may be."""
         if len(self.server_ns) < _FEW_HANDSHAKES or max(self.server_ns) < _FAR_NS:

@@ -71,6 +71,7 @@ _FULL_NS = 3_000_000_000  # a queue that is full refuses more than one
 _FLOWS = 100_000  # of a generation: a flood must not fill the memory
 _ALONE_NS = 3_000_000_000  # a request's SYN-ACK is repeated by then
 _TAKEN_BACK = 1_000
+_MOST_REPEATS = 63  # no capture is as long as these take
 _IN_A_ROW = 3  # SYNs: so many do not get lost, or their answers
 _MOSTLY = 4  # times as many clients acknowledge at once as do not: those may have done so, too
 _PROMPT_NS = 500_000_000  # longer than a round trip takes
@@ -118,6 +119,7 @@ class Evidence:
         """See acked_again()."""
         self._completed_ns: dict[int, int] = {}
         """See unseen_ack_ns(): the latest that it can be."""
+        self._trip_ns = 0
 
     # ---- asking ----
 
@@ -158,9 +160,7 @@ class Evidence:
         """
         if not self.of(synack.frame) & UNSEEN_ACK:
             return None
-        trips = sorted(self.vantage.client_ns)
-        usual = trips[len(trips) // 2] if trips else 0
-        return min(synack.time_ns + usual, self._completed_ns[synack.frame] - 1)
+        return min(synack.time_ns + self._trip_ns, self._completed_ns[synack.frame] - 1)
 
     def acked_again(self, frame: int) -> Segment | None:
         """The ACK that a client sent next as if a timer had sent it another SYN-ACK; None: it sent none."""
@@ -276,6 +276,7 @@ class Evidence:
 
     def finish(self) -> None:
         """The capture is over."""
+        self._trip_ns = self.vantage.trip_ns()
         for known in self.listening.values():
             self._judge_syns(known, None)
             if known.single is not None:
@@ -741,7 +742,7 @@ def _count_row(known: Listening, when: int, *, answered: bool) -> None:
 
 def _timer_between(flow: Flow, ack: Segment) -> bool:
     """Whether an ACK comes when the client has just got a SYN-ACK from a timer."""
-    since = ((1 << flow.repeats) - 1) * 1_000_000_000 + ack.time_ns - flow.sent_ns
+    since = ((1 << min(flow.repeats, _MOST_REPEATS)) - 1) * 1_000_000_000 + ack.time_ns - flow.sent_ns
     return by_timer(since) or by_timer(since - flow.trip_ns)
 
 

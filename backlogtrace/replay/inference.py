@@ -196,9 +196,9 @@ class Recording:
         self._lasting = False
 
     def add(self, chunk: list[Segment], trouble_ns: int | None, lasting_ns: int | None = None) -> None:
-        """The next packets; when the first unusual thing was seen so far, None: nothing.
+        """The next packets; `trouble_ns`: when the first unusual thing was seen, None: nothing so far.
 
-        What is seen before `lasting_ns` may be a few lost packets: the sample begins again then.
+        What was seen before `lasting_ns` may be a few lost packets: the sample begins again then.
         """
         if self.items is not None:
             self.items += chunk
